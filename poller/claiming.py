@@ -1,0 +1,300 @@
+"""
+Choose what to do next: as much as there are idle workers, fairly over routes, and nothing that a rule forbids.
+
+Look-ups for attempts in doubt come first, then preparation as far as the senders need it, then creates. A route that is
+blocked, or a remote that failed, gets one probe at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from poller.effects import Effects
+from poller.guard import READ_BACK_EVERY, InForce
+from poller.lifecycle import Claim
+from poller.logs import get_logger
+from poller.model import Record, State
+from poller.route import Route
+from poller.store import standing, turns
+from poller.store.turns import Settled
+from poller.work import Look, Prepare, Send, Work
+
+log = get_logger()
+
+#: Records a look-up or a preparation: what one encoded query carries well.
+BATCH = 50
+#: How long an empty answer is believed, in seconds, when nothing in this process says otherwise.
+RESCAN = 1.0
+#: Which questions a delivery in a state is an answer to.
+_QUESTIONS = {
+    State.PENDING: ("pending",),
+    State.READY: ("ready",),
+    State.WAITING: ("waiting", "waiting to prepare"),
+    State.UNKNOWN: ("unknown",),
+}
+#: What the flood guard counts over.
+HOUR = timedelta(hours=1)
+
+
+class Claiming:
+    """Claims for one dispatcher; remembers when asking the database again is worth while."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        # When (route, question) may have something due, by the monotonic clock; absent: ask.
+        self._not_before: dict[tuple[int, str], float] = {}
+        self._wake_at = 0.0
+        # Frozen bodies waiting to be sent, as far as this process knows.
+        self._ready: Counter[int] = Counter()
+        self._turn = 0
+        self._flooded: set[int] = set()
+
+    def forget(self) -> None:
+        """Ask the database about everything again."""
+        self._not_before.clear()
+
+    def wait(self, monotonic: float) -> float:
+        """
+        Return for how many seconds nothing can come due by time alone.
+
+        What is due already and was not claimed waits for a worker, whose end wakes the dispatcher, or for a block, a
+        hold or a pause to be over.
+        """
+        coming = [at for at in (*self._not_before.values(), self._wake_at) if at > monotonic]
+        return min(min(coming, default=monotonic + RESCAN) - monotonic, RESCAN)
+
+    def settled(self, settled: Sequence[Settled], monotonic: float, now: datetime) -> None:
+        """Note what will come due by what was just settled."""
+        for each in settled:
+            state, due = each.verdict.state, each.verdict.not_before
+            if state is State.READY:
+                self._ready[each.claim.route_id] += 1
+            if due is not None:
+                at = monotonic + max(0.0, (due - now).total_seconds())
+                for kind in _QUESTIONS.get(state, ()):
+                    key = (each.claim.route_id, kind)
+                    self._not_before[key] = min(at, self._not_before.get(key, at))
+
+    def claim(  # noqa: PLR0913  a turn's facts, each named
+        self,
+        connection: Connection,
+        routes: Mapping[str, Route],
+        effects: Effects,
+        working: Sequence[Work],
+        *,
+        now: datetime,
+        monotonic: float,
+        lease_until: datetime,
+    ) -> list[Work]:
+        """Return the work to hand out, written as claimed in the caller's transaction."""
+        turn = _Turn(connection, effects, working, now, monotonic, lease_until)
+        names = list(routes)
+        self._turn += 1
+        claimed: list[Work] = []
+        order = [routes[names[(index + self._turn) % len(names)]] for index in range(len(names))]
+        for index, route in enumerate(order):
+            # First a fair share each, so that no route with much to do starves one with little …
+            claimed += self._claim_route(turn, route, -(-turn.room(route) // (len(order) - index)))
+        for route in order if len(order) > 1 else ():
+            # … then what the others left.
+            claimed += self._claim_route(turn, route, turn.room(route))
+        soonest = effects.soonest(routes, now)
+        self._wake_at = 0.0 if soonest is None else monotonic + (soonest - now).total_seconds()
+        return claimed
+
+    def _claim_route(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+        if route.requests_per_hour and room > 0:
+            room = standing.spend(
+                turn.connection, route.sink.remote, room, route.requests_per_hour, now=turn.now
+            )
+        if room <= 0:
+            return []
+        claimed: list[Work] = []
+        if not turn.blocked(route):
+            room = min(room, 1) if turn.probing(route) else room
+            claimed += self._look(turn, route, room)
+            claimed += self._prepare(turn, route, room - len(claimed))
+            claimed += self._send(turn, route, room - len(claimed))
+        turn.in_flight[route.sink.remote] += len(claimed)
+        turn.of_route[route.name] += len(claimed)
+        return claimed
+
+    def _look(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+        if room <= 0 or not route.sink.guarded:
+            return []
+        claims = self._hold(turn, self._due(turn, route, State.UNKNOWN, BATCH * room))
+        return [
+            Look(route=route, claims=tuple(claims[start : start + BATCH])) for start in range(0, len(claims), BATCH)
+        ]
+
+    def _prepare(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+        claimed: list[Work] = []
+        for state in (State.WAITING, State.PENDING):
+            while len(claimed) < room and self._wants_more(turn, route):
+                most = self._admitted(turn, route, 1 if turn.probing(route) else BATCH)
+                batch = self._due_to_prepare(turn, route, state, most)
+                if not batch:
+                    break
+                claims = self._hold(turn, [claim for claim, _, _ in batch])
+                if route.max_new_per_hour:
+                    turns.admit(turn.connection, claims, now=turn.now)
+                claimed.append(
+                    Prepare(
+                        route=route,
+                        claims=tuple(claims),
+                        records=tuple(record for _, record, _ in batch),
+                        fresh=any(fresh for _, _, fresh in batch),
+                    )
+                )
+                turn.preparing[route.name] += 1
+        return claimed
+
+    def _wants_more(self, turn: _Turn, route: Route) -> bool:
+        """Return whether the senders could run dry before another preparation has come back."""
+        coming = self._ready[route.id] + BATCH * turn.preparing[route.name]
+        return coming < 4 * route.concurrency and not turn.held(route)
+
+    def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
+        raised = [replace(claim, epoch=claim.epoch + 1) for claim in claims]
+        turns.hold(turn.connection, self._owner, raised, lease_until=turn.lease_until)
+        return raised
+
+    def _admitted(self, turn: _Turn, route: Route, most: int) -> int:
+        """Return how many records the flood guard lets through now."""
+        if not route.max_new_per_hour:
+            return most
+        used = standing.admitted_since(turn.connection, route.id, turn.now - HOUR)
+        left = max(0, route.max_new_per_hour - used)
+        if left == 0 and route.id not in self._flooded:
+            self._flooded.add(route.id)
+            log.error(
+                "route_held",
+                route=route.name,
+                reason="flood",
+                error=f"more than {route.max_new_per_hour} new records within an hour; the rest waits",
+            )
+        elif left > 0:
+            self._flooded.discard(route.id)
+        return min(most, left)
+
+    def _send(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+        if room <= 0 or turn.held(route):
+            return []
+        in_force = turn.effects.guards[route.name]
+        if route.sink.guarded and in_force.proving:
+            room = min(room, turn.proving_room(route))
+        if turn.probing(route):
+            room = min(room, 1)
+        claims = self._due(turn, route, State.READY, room) if room > 0 else []
+        if len(claims) < room:
+            claims += self._due(turn, route, State.WAITING, room - len(claims))
+        if len(claims) < room and not route.sink.guarded:
+            claims += self._due(turn, route, State.UNKNOWN, room - len(claims))
+        self._ready[route.id] = max(0, self._ready[route.id] - len(claims))
+        first = turns.next_intents(turn.connection, len(claims)) if claims else 0
+        intended = [_intended(claim, in_force, first + index, route) for index, claim in enumerate(claims)]
+        turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
+        return [Send(route=route, claims=(claim,)) for claim in intended]
+
+    # What the database says is due, asked only when it may have changed.
+
+    def _due(self, turn: _Turn, route: Route, state: State, limit: int) -> list[Claim]:
+        key = (route.id, str(state))
+        if self._not_before.get(key, 0.0) > turn.monotonic:
+            return []
+        claims = turns.due(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
+        if len(claims) < limit:
+            self._not_before[key] = turn.monotonic + RESCAN
+            if state is State.READY and not claims:
+                self._ready[route.id] = 0
+        return claims
+
+    def _due_to_prepare(
+        self, turn: _Turn, route: Route, state: State, limit: int
+    ) -> list[tuple[Claim, Record, bool]]:
+        key = (route.id, "pending" if state is State.PENDING else "waiting to prepare")
+        if limit <= 0 or self._not_before.get(key, 0.0) > turn.monotonic:
+            return []
+        batch = turns.due_to_prepare(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
+        if len(batch) < limit:
+            self._not_before[key] = turn.monotonic + RESCAN
+        return batch
+
+
+class _Turn:
+    """The facts of one turn that claims are weighed against."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  plain facts
+        self,
+        connection: Connection,
+        effects: Effects,
+        working: Sequence[Work],
+        now: datetime,
+        monotonic: float,
+        lease_until: datetime,
+    ) -> None:
+        self.connection = connection
+        self.effects = effects
+        self.now = now
+        self.monotonic = monotonic
+        self.lease_until = lease_until
+        pieces = {id(work): work for work in working}.values()
+        self.in_flight = Counter(work.route.sink.remote for work in pieces)
+        self.of_route = Counter(work.route.name for work in pieces)
+        self.preparing = Counter(work.route.name for work in pieces if isinstance(work, Prepare))
+        self._proving: set[str] = set()
+
+    def room(self, route: Route) -> int:
+        """Return how many more requests the route's remote may have in flight."""
+        remote = self.effects.remotes.get(route.sink.remote)
+        if remote is not None and remote.failures:
+            if remote.paused_until is not None and remote.paused_until > self.now:
+                return 0
+            return 0 if self.in_flight[route.sink.remote] else 1
+        return route.concurrency - self.in_flight[route.sink.remote]
+
+    def blocked(self, route: Route) -> bool:
+        """Return whether the route waits, or its one probe is already out."""
+        held = self.effects.standings[route.name]
+        until = held.blocked_until
+        if until is None:
+            return False
+        return until > self.now or self.of_route[route.name] > 0
+
+    def probing(self, route: Route) -> bool:
+        """Return whether the route is blocked and its wait is over: one record tries."""
+        return self.effects.standings[route.name].blocked_until is not None
+
+    def held(self, route: Route) -> bool:
+        """Return whether the route may create nothing for now."""
+        standing_ = self.effects.standings[route.name]
+        if standing_.held_reason is None:
+            return False
+        return standing_.held_until is None or standing_.held_until > self.now
+
+    def proving_room(self, route: Route) -> int:
+        """Return 1 where no create of this instance and table is out or in doubt, else 0."""
+        key = route.sink.guard_key()
+        if key in self._proving:
+            return 0
+        sharing = [self.effects.standings[name].id for name in self.effects.sharing(key)]
+        if turns.under_way(self.connection, sharing):
+            return 0
+        self._proving.add(key)
+        return 1
+
+
+def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Claim:
+    intent = replace(
+        claim.intent,
+        attempt=claim.intent.attempt + 1,
+        number=number,
+        with_sys_id=in_force.with_sys_id and not claim.omit_sys_id,
+        read_back=route.sink.guarded and (in_force.proving or number % READ_BACK_EVERY == 0),
+    )
+    return replace(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)

@@ -1,0 +1,387 @@
+"""
+One request, one answer, and the certainty about what left this machine.
+
+The urllib3 connections behind a ``requests`` adapter are driven by hand here, for two reasons. Which step failed decides
+between "surely not sent" and "may have been done", and exceptions that were wrapped twice do not tell it. And a deadline
+for the whole answer, headers included, needs a say before each single read.
+
+Nothing is ever sent twice, no redirect is followed, no cookie is kept.
+
+Source: urllib3 2.8 (``connectionpool.urlopen``), http.client of Python 3.11.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import EmptyPoolError, NameResolutionError
+from urllib3.util import Retry
+
+from poller.errors import BlockedError, TransientError, UnknownOutcome
+
+#: A connection idle for longer is closed: ServiceNow closes after 20 s, and a request must not meet that.
+IDLE_SECONDS: Final = 10.0
+#: What one read takes at most; a usual answer arrives in one.
+_PIECE: Final = 65536
+_ABORT: Final = struct.pack("ii", 1, 0)
+_UNSAFE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_KEEP: Final = re.compile(r"timeout=(\d{1,6})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where a request goes: a pool, and what stands in the request line and the Host header."""
+
+    scheme: str
+    host: str
+    port: int
+    #: Already percent-encoded, with the query if it has one.
+    path: str
+    #: The Host header.
+    authority: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How long and how much; seconds and bytes."""
+
+    connect: float
+    read: float
+    deadline: float
+    max_body: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A whole answer, decoded."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class _Wire(io.RawIOBase):
+    """What http.client reads through: no read outlasts the deadline of the call, nor does a drip of them."""
+
+    def __init__(self, sock: socket.socket, read: float, ends: float) -> None:
+        super().__init__()
+        self._sock = sock
+        self._read = read
+        self._ends = ends
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Take the place of a socket, as far as http.client asks for one."""
+        return io.BufferedReader(self, 16384)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  a writable buffer has no type in 3.11
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no whole answer before the deadline")
+        self._sock.settimeout(min(self._read, left))
+        return self._sock.recv_into(buffer)
+
+
+class _Kept:
+    """What our connections know beyond urllib3's."""
+
+    #: Monotonic time up to which this connection may be used again.
+    usable_until: float = 0.0
+    #: Monotonic time at which the call in progress ends; for the answer of a proxy to CONNECT.
+    ends: float = 0.0
+    sock: Any
+    timeout: Any
+
+    def response_class(self, sock: socket.socket, *_: object, method: str | None = None) -> http.client.HTTPResponse:
+        wire = _Wire(sock, float(self.timeout or 10.0), self.ends)
+        return http.client.HTTPResponse(cast("socket.socket", wire), method=method)
+
+
+class _PlainConnection(_Kept, HTTPConnection):  # type: ignore[misc]  # http.client wants a class where a factory serves
+    pass
+
+
+class _TlsConnection(_Kept, HTTPSConnection):  # type: ignore[misc]  # same
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+_POOLS: Final = {"http": _PlainPool, "https": _TlsPool}
+
+
+class Transport(HTTPAdapter):
+    """
+    The adapter of a `requests.Session`, whose connections `exchange` drives.
+
+    Args:
+        connections: To one host at the same time; a further call waits for one to become free.
+
+        context: Verifies the server; holds our own certificate where there is one.
+
+        proxy: ``http://host:port`` or None.
+
+        user_timeout: Seconds after which the kernel gives up on bytes that nobody confirms; None: the kernel's own
+            quarter of an hour. With it, a closed connection is also aborted: nothing may arrive after we gave up.
+    """
+
+    def __init__(
+        self, *, connections: int, context: ssl.SSLContext, proxy: str | None = None, user_timeout: float | None = None
+    ) -> None:
+        self._context = context
+        self._proxy = proxy
+        self._options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        if user_timeout is not None:
+            # A request on a dead path was seen to arrive 13 s after the client had been killed; with these never.
+            self._options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(user_timeout * 1000))))
+            self._options.append((socket.SOL_SOCKET, socket.SO_LINGER, _ABORT))
+        self._pools: dict[tuple[str, str, int], HTTPConnectionPool] = {}
+        self._lock = threading.Lock()
+        super().__init__(
+            pool_connections=64, pool_maxsize=connections, max_retries=Retry(0, read=False), pool_block=True
+        )
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:  # noqa: ANN401, FBT001, FBT002  requests' own signature
+        super().init_poolmanager(
+            connections, maxsize, block=block, ssl_context=self._context, socket_options=self._options, **pool_kwargs
+        )
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def exchange(
+        self,
+        method: str,
+        target: Target,
+        head: str,
+        body: bytes | None,
+        limits: Limits,
+        *,
+        send_check: Callable[[], None] | None = None,
+    ) -> Reply:
+        """
+        Send one request and return its whole answer.
+
+        Args:
+            head: Header lines, each with its line end.
+
+            send_check: Called when the connection stands, right before the first byte; raises to stop.
+
+        Raises:
+            ValueError: *head* holds what no header may.
+
+            TransientError: Surely nothing of the request was sent.
+
+            BlockedError: The proxy asks for credentials.
+
+            UnknownOutcome: Anything may have happened.
+        """
+        payload = _payload(method, target, head, body, forward=self._proxy is not None and target.scheme == "http")
+        ends = time.monotonic() + limits.deadline
+        pool = self._pool(target)
+        connection = self._connection(pool, target, limits, ends)
+        healthy = False
+        try:
+            if send_check is not None:
+                send_check()
+            reply, keep = _converse(connection, method, payload, limits, ends, target.host)
+            connection.usable_until = time.monotonic() + keep
+            healthy = keep > 0
+            return reply
+        finally:
+            if not healthy:
+                connection.close()
+            pool._put_conn(connection)  # noqa: SLF001  urllib3 has no public way to drive a pooled connection
+
+    def _pool(self, target: Target) -> HTTPConnectionPool:
+        key = (target.scheme, target.host, target.port)
+        if (pool := self._pools.get(key)) is not None:
+            return pool
+        with self._lock:
+            manager = self.poolmanager
+            if self._proxy is not None:
+                manager = self.proxy_manager_for(self._proxy, ssl_context=self._context, socket_options=self._options)
+                manager.pool_classes_by_scheme = _POOLS
+            pool = manager.connection_from_host(target.host, target.port, target.scheme)
+            self._pools[key] = pool
+            return cast("HTTPConnectionPool", pool)
+
+    def _connection(self, pool: HTTPConnectionPool, target: Target, limits: Limits, ends: float) -> _PlainConnection:
+        """Return a connection that stands. Whatever fails here, no byte of the request has left."""
+        try:
+            # Its own test drops a connection that the server has closed or said something on meanwhile.
+            found = pool._get_conn(timeout=limits.deadline)  # noqa: SLF001  see above
+        except EmptyPoolError:
+            raise TransientError(f"{target.host}: all connections stayed busy until the deadline") from None
+        connection = cast("_PlainConnection", found)
+        try:
+            if not connection.is_closed and time.monotonic() >= connection.usable_until:
+                connection.close()
+            if connection.is_closed:
+                connection.ends = ends
+                connection.timeout = max(0.001, min(limits.connect, ends - time.monotonic()))
+                if self._proxy is not None and target.scheme == "https":
+                    pool._prepare_proxy(connection)  # noqa: SLF001  see above
+                else:
+                    connection.connect()
+        except BaseException as error:
+            connection.close()
+            pool._put_conn(connection)  # noqa: SLF001  see above
+            if isinstance(error, Exception):
+                raise _unsent(target.host, error) from error
+            raise
+        return connection
+
+
+def _payload(method: str, target: Target, head: str, body: bytes | None, *, forward: bool) -> bytes:
+    address = f"{target.scheme}://{target.authority}{target.path}" if forward else target.path
+    length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
+    text = f"{method} {address} HTTP/1.1\r\nHost: {target.authority}\r\n{head}{length}\r\n"
+    # Line ends are taken out for the look at the rest: every header was checked for them when its line was made.
+    if _UNSAFE.search(text.replace("\r\n", "")):
+        raise ValueError("a header holds a character that no header may")
+    return text.encode("latin-1") + (body or b"")
+
+
+def header_line(name: str, value: str) -> str:
+    """
+    Return one header as a line.
+
+    Raises:
+        ValueError: *value* would end the line, or cannot be sent.
+    """
+    if _UNSAFE.search(value) or _UNSAFE.search(name) or ":" in name:
+        raise ValueError(f"the value of header {name!r} holds a character that no header may")
+    return f"{name}: {value}\r\n"
+
+
+def _converse(
+    connection: _PlainConnection, method: str, payload: bytes, limits: Limits, ends: float, host: str
+) -> tuple[Reply, float]:
+    """Send, then read; return the answer and for how many seconds the connection may be kept."""
+    try:
+        sock = connection.sock
+        sock.settimeout(max(0.001, min(limits.read, ends - time.monotonic())))
+        # A server that refuses a body early (413) answers and closes; the answer may still be there.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(payload)
+        wire = _Wire(sock, limits.read, ends)
+        response = http.client.HTTPResponse(cast("socket.socket", wire), method=method)
+        response.begin()
+        body = _read(response, limits.max_body)
+        keep = 0.0 if response.will_close else _keep(response.headers)
+        return Reply(status=response.status, headers=response.headers, body=body), keep
+    except Exception as error:
+        raise UnknownOutcome(f"{host}: {_words(error)} after the request was sent") from error
+
+
+def _keep(headers: http.client.HTTPMessage) -> float:
+    if found := _KEEP.search(headers.get("Keep-Alive") or ""):
+        # A second less than the server says, for the way there.
+        return min(IDLE_SECONDS, max(0.0, float(found[1]) - 1.0))
+    return IDLE_SECONDS
+
+
+def _read(response: http.client.HTTPResponse, cap: int) -> bytes:
+    """Read the body whole; both the bytes on the wire and those that come out of gzip are counted."""
+    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+    gunzip = _Gunzip() if encoding in {"gzip", "x-gzip"} else None
+    if gunzip is None and encoding != "identity":
+        raise ValueError(f"the answer is encoded as {encoding[:20]!r}, which was not asked for")
+    pieces: list[bytes] = []
+    wire = plain = 0
+    while piece := response.read1(_PIECE):
+        wire += len(piece)
+        if gunzip is not None:
+            piece = gunzip.feed(piece, cap - plain + 1)
+        plain += len(piece)
+        if plain > cap or wire > cap:
+            raise ValueError(f"the answer is larger than max_body ({cap} bytes)")
+        pieces.append(piece)
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    if gunzip is not None and wire and not gunzip.whole:
+        raise EOFError("the compressed answer is cut")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Gunzip:
+    """gzip, never more than asked for at a time, so that a bomb stays small."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(31)
+
+    @property
+    def whole(self) -> bool:
+        return self._stream.eof
+
+    def feed(self, data: bytes, most: int) -> bytes:
+        """Return what *data* decodes to, at most *most* bytes; more than that is the caller's reason to stop."""
+        out = b""
+        while data and len(out) < most:
+            if self._stream.eof:
+                self._stream = zlib.decompressobj(31)
+            out += self._stream.decompress(data, most - len(out))
+            data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+        return out
+
+
+def _unsent(host: str, error: Exception) -> TransientError | BlockedError:
+    words = _words(error)
+    if "Tunnel connection failed: 407" in str(error):
+        return BlockedError(f"{host}: the proxy asks for credentials (407)")
+    return TransientError(f"{host}: no connection: {words}", remote=True)
+
+
+def _words(error: BaseException) -> str:
+    """Say in a few words what went wrong, from types and errno alone: foreign texts may hold addresses and secrets."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if words := _known(cause):
+            return words
+        cause = cause.__cause__ or cause.__context__
+    return f"no proper answer ({type(error).__name__})"
+
+
+def _known(error: BaseException) -> str | None:
+    match error:
+        case NameResolutionError() | socket.gaierror():
+            return "the name cannot be resolved"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({error.verify_message}); see tls.ca"
+        case ssl.SSLError():
+            return f"TLS failed ({error.reason or type(error).__name__})"
+        case TimeoutError():
+            return "timeout"
+        case http.client.RemoteDisconnected():
+            return "connection closed without an answer"
+        case http.client.IncompleteRead() | EOFError():
+            return "the answer was cut"
+        case OSError() if str(error).startswith("Tunnel connection failed"):
+            return str(error)[:60]
+        case OSError() if error.strerror:
+            return error.strerror.lower()
+        case ValueError() if str(error).startswith("the answer is"):
+            return str(error)
+    return None

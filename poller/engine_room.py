@@ -1,0 +1,105 @@
+"""
+What `run` and `once` have in common: the open store, the wired routes, the dispatcher with its workers.
+
+No schedule and no signals: those are the daemon's (`service`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+from poller import logs
+from poller.clock import Clock
+from poller.dispatcher import Dispatcher
+from poller.errors import SettingsError
+from poller.marks import Mark
+from poller.migrate import upgrade
+from poller.settings import Settings, secrets
+from poller.store import open_store
+from poller.wiring import Gate, wire
+
+log = logs.get_logger()
+
+#: More than any sum of ``concurrency``; threads are made only as they are needed.
+WORKERS = 256
+
+
+class EngineRoom:
+    """
+    Everything open and wired, nothing moving yet.
+
+    Args:
+        path: The settings file; the mark file stands beside a PostgreSQL installation's one.
+
+    Raises:
+        DatabaseUnusable: It cannot be opened, or another daemon has it.
+
+        SettingsError: The settings do not fit what the database remembers.
+    """
+
+    def __init__(self, settings: Settings, path: Path) -> None:
+        self.clock = Clock()
+        self.stopping = threading.Event()
+        self._settings = settings
+        logs.set_secrets(secrets(settings))
+        self.store = open_store(settings.database.address())
+        self.store.take()
+        upgrade(self.store.engine)
+        self._gate = Gate()
+        self.routes = wire(settings, self.store, self.clock, self._gate, self._wake, self.stopping.is_set)
+        database = self.store.sqlite_path
+        self.mark = Mark(database.with_name(database.name + ".mark") if database else path.with_name("poller.mark"))
+        self.dispatcher = Dispatcher(
+            self.store,
+            self.clock,
+            self.routes,
+            ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"),
+            lease=settings.maintenance.lease,
+            mark=self.mark.write,
+        )
+        self._gate.may_send = self.dispatcher.may_send
+        self._gate.proven = self.dispatcher.proven
+
+    def begin(self) -> None:
+        """Take over what a process before us left in doubt."""
+        self.dispatcher.start()
+
+    def use(self, settings: Settings) -> list[str]:
+        """
+        Use other settings from now on; return what changed, by name.
+
+        Raises:
+            SettingsError: They need a restart, or do not fit the database; the former ones stay in use.
+        """
+        was = self._settings
+        if settings.database != was.database:
+            raise SettingsError(["database: cannot change while the daemon runs; restart it"])
+        routes = wire(settings, self.store, self.clock, self._gate, self._wake, self.stopping.is_set)
+        logs.set_secrets(secrets(settings))
+        logs.set_level(settings.log.level)
+        changed = [name for name in type(settings).model_fields if getattr(settings, name) != getattr(was, name)]
+        changed += [
+            f"routes.{name}"
+            for name in sorted(settings.routes.keys() | was.routes.keys())
+            if settings.routes.get(name) != was.routes.get(name)
+        ]
+        self._settings = settings
+        self.routes = routes
+        self.dispatcher.replace_routes(routes)
+        return [name for name in changed if name != "routes"]
+
+    def upkeep(self) -> list[tuple[str, timedelta, Callable[[], object]]]:
+        """Return the jobs of maintenance: name, interval, act."""
+        return []
+
+    def close(self) -> None:
+        """Close what is open; nothing may be under way any more."""
+        self.mark.close()
+        self.store.close()
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()

@@ -1,0 +1,97 @@
+"""
+The two ports of a route. An edge implements one of them and knows nothing else of the house.
+
+Source: iterates pages. Sink: prepares, delivers, finds. Both speak in `poller.model` and raise `poller.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from poller.model import Intent, Operation, Page, Prepared, Receipt, Record
+
+
+class Source(Protocol):
+    """A polling consumer."""
+
+    def poll(self, checkpoint: str | None) -> Iterator[Page]:
+        """
+        Yield the pages of one poll, the last one marked ``last``.
+
+        Args:
+            checkpoint: What the last whole poll left, as text; None on the first.
+
+        Raises:
+            TransientError: The source did not answer, or not in its own form; nothing of this page counts.
+
+            BlockedError: 401 or 403 with fresh credentials.
+        """
+        ...
+
+
+class Sink(Protocol):
+    """A place that records are delivered to."""
+
+    @property
+    def remote(self) -> str:
+        """Return whose resources the calls use; calls in flight are counted under it."""
+        ...
+
+    @property
+    def operation(self) -> Operation:
+        """Return what the first delivery of a record is here."""
+        ...
+
+    @property
+    def guarded(self) -> bool:
+        """Return whether an unknown outcome can be looked up and needs a guard; else it is simply sent again."""
+        ...
+
+    @property
+    def settle_seconds(self) -> float:
+        """Return how long a copy of a request can be alive after its attempt: tcp_bound + max_execution; else 0."""
+        ...
+
+    def guard_key(self) -> str:
+        """Return what a proof of the sys_id guard is stored under: instance, table, integration user."""
+        ...
+
+    def prepare(self, batch: Sequence[Record], *, now: datetime, fresh: bool = False) -> list[Prepared]:
+        """
+        Return what is to be sent for each record of *batch*, in its order.
+
+        Look-ups are made for the whole batch at once. Nothing is written anywhere.
+
+        Args:
+            batch: At most 50 records.
+
+            now: For policies that wait.
+
+            fresh: Past the caches: an operator has asked for these again.
+
+        Raises:
+            TransientError | BlockedError | HeldError: About the whole batch; every record stays as it is.
+        """
+        ...
+
+    def deliver(self, intent: Intent) -> Receipt:
+        """
+        Send one frozen body, once. No re-send of any kind happens inside.
+
+        Raises:
+            NotSentError, TransientError, PermanentError, RefusedError, BlockedError, HeldError: Surely not done.
+
+            UnknownOutcome: It may have been done. Everything that is not understood counts as this.
+        """
+        ...
+
+    def find(self, intents: Sequence[Intent]) -> list[Receipt | None]:
+        """
+        Look up what became of attempts in doubt; one answer each, in order; None: not there now.
+
+        Raises:
+            TransientError | BlockedError: The question got no proper answer; nothing is known.
+        """
+        ...

@@ -1,0 +1,153 @@
+"""The command line of the sandbox."""
+
+import argparse
+import json
+import signal
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from poller.sandbox import control, dice, faults, helpdesk
+from poller.sandbox.options import Options, Switches, seconds
+from poller.sandbox.sandbox import Sandbox
+from poller.sandbox.store import StateError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _duration(text: str) -> float:
+    try:
+        value = seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if value < 0:
+        message = f"not a duration: {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _count(most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) <= most):
+            message = f"not a whole number up to {most}: {text!r}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return whole
+
+
+def _chance(text: str) -> tuple[str, float]:
+    name, _, chance = text.partition("=")
+    try:
+        return next(iter(dice.probabilities({name: float(chance)}, faults.FAULTS).items()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m poller.sandbox",
+        description="A stand-in ServiceNow and a stand-in help desk. Prints one JSON line with their addresses, then serves.",
+        epilog=f"Faults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add, number, port = parser.add_argument, _count(10_000_000), _count(65535)
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=port, default=0, help="port of the instance; 0, the default: a free one")
+    add(
+        "--helpdesk-port",
+        type=port,
+        default=0,
+        metavar="PORT",
+        help="port of the help desk; 0, the default: a free one",
+    )
+    add("--state", metavar="FILE", help="keep everything here; default: in memory")
+    add("--ledger", metavar="FILE", help="also write the ledger here, one JSON object a line")
+    add("--certificate", metavar="PEM", help="speak TLS on the instance's port")
+    add("--key", metavar="PEM", help="private key of the certificate")
+    add("--seed", type=int, default=0, help="of the faults' dice and the made-up tickets")
+    add("--latency", type=_duration, default=0.0, metavar="150ms", help="slept in every call")
+    add(
+        "--late",
+        type=_duration,
+        default=None,
+        metavar="0.5s",
+        help="delay of late commits; default: 0.2 to 1 s at random",
+    )
+    add("--slow", type=_duration, default=1.0, metavar="1s", help="duration of the faults slow and slow_drip")
+    add("--retry-after", default="1", metavar="VALUE", help="of 429 and 503: seconds, 'date', 'missing' or any text")
+    add("--max-execution", type=_duration, default=0.0, metavar="0s", help="time an insert takes before it commits")
+    add("--tickets", type=number, default=6, metavar="N", help="tickets a fresh help desk has (%(default)s)")
+    add("--grow", type=_duration, default=0.0, metavar="10s", help="a new ticket every so often; default: never")
+    add("--users", type=number, default=0, metavar="N", help="further users user0001...")
+    add("--token-life", type=_duration, default=1800.0, metavar="30m", help="life of an access token (30m)")
+    add("--token-reuse", choices=("same+remaining", "same+extended", "new-each-time"), default="same+remaining")
+    add("--client-id", default="poller", help="(%(default)s)")
+    add("--client-secret", default="sandbox-secret", help="(%(default)s)")
+    add("--username", default="svc.poller", help="the integration user (%(default)s)")
+    add("--password", default="sandbox-password", help="its password, for Basic and the password grant (%(default)s)")
+    add("--api-key", default="sandbox-key", help="for the header x-sn-apikey (%(default)s)")
+    add("--sys-id", choices=("honoured", "ignored", "refused"), default="honoured", help="a client's own sys_id")
+    add("--invalid-query", choices=("drops", "no-rows"), default="drops", help="what invalid parts of a query do")
+    add("--idle", type=_duration, default=20.0, metavar="20s", help="idle keep-alive connections are closed after this")
+    add(
+        "--semaphore",
+        type=number,
+        default=54,
+        metavar="N",
+        help="calls at one time before a bare 429; 0: no limit (%(default)s)",
+    )
+    add("--fault", type=_chance, action="append", default=[], metavar="NAME=PROB", help="may be given several times")
+    return parser
+
+
+def options_from(argv: Sequence[str] | None = None) -> Options:
+    """Return the options a command line asks for; a wrong one ends the process with one line and exit code 2."""
+    parser = _parser()
+    given = vars(parser.parse_args(argv))
+    if bool(given["certificate"]) != bool(given["key"]):
+        parser.error("--certificate and --key go together")
+    chances = dict(given.pop("fault"))
+    if sum(chances.values()) > 1:
+        parser.error("--fault: the probabilities add up to more than 1")
+    given["insert_delay"] = given.pop("max_execution")
+    of_switches = {name: given.pop(name) for name in list(given) if hasattr(Switches, name) or name == "late"}
+    return Options(**given, faults=chances, switches=Switches(**of_switches))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    options = options_from(argv)
+    try:
+        sandbox = Sandbox(options)
+    except (ssl.SSLError, OSError, StateError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        where = (
+            f" (host {options.host}, ports {options.port} and {options.helpdesk_port})"
+            if isinstance(error, OSError)
+            else ""
+        )
+        sys.stderr.write(f"python -m poller.sandbox: cannot start: {reason}{where}\n")
+        return 1
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: ended.set())
+    sandbox.start()
+    addresses = {
+        "servicenow": sandbox.servicenow_url,
+        "helpdesk": sandbox.helpdesk_url,
+        "client_id": options.client_id,
+        "client_secret": options.client_secret,
+    }
+    sys.stdout.write(json.dumps(addresses) + "\n")
+    sys.stdout.flush()
+    ended.wait()
+    sandbox.stop()
+    return 0

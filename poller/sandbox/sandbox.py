@@ -1,0 +1,137 @@
+"""A whole sandbox: both ports, their state, and how they start and stop."""
+
+import contextlib
+import ssl
+from typing import Self
+
+from poller.sandbox.clock import Clock
+from poller.sandbox.control import Control
+from poller.sandbox.dice import Dice
+from poller.sandbox.faults import FAULTS
+from poller.sandbox.helpdesk import KINDS, HelpDesk
+from poller.sandbox.instance import Instance
+from poller.sandbox.ledger import Ledger
+from poller.sandbox.oauth import Gate
+from poller.sandbox.options import Options
+from poller.sandbox.people import describe, populate
+from poller.sandbox.reading import Patience, Reader
+from poller.sandbox.store import Store
+from poller.sandbox.table_api import TableApi
+from poller.sandbox.tickets import Tickets
+from poller.sandbox.wire import Application, Server
+from poller.sandbox.writing import Writer
+
+
+class Sandbox:
+    """
+    A stand-in ServiceNow and a stand-in help desk, in this process.
+
+    Usable as a context manager. Options default to a fresh sandbox in memory on free ports.
+
+    Raises:
+        OSError: A port is taken.
+
+        StateError: The state file cannot be used.
+
+        ValueError: An unknown fault.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.switches = self.options.switches
+        dice = Dice(self.options.seed, self.options.faults, kinds={name: fault.kinds for name, fault in FAULTS.items()})
+        self._store = Store(self.options.state)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._store.close)
+            self._clock = Clock(self.switches)
+            self._patience = Patience()
+            self.ledger = Ledger(self._store, self.options.ledger)
+            self._gate = Gate(self.options, self.switches, self._store)
+            self._tickets = Tickets(self._store, self.options.seed)
+            self._writer = Writer(self._store, self.switches, self._clock, self._patience)
+            self._fill()
+            self._instance = self._assembled(dice)
+            desk_dice = Dice(self.options.seed, {}, kinds=KINDS)
+            self._desk = HelpDesk(tickets=self._tickets, switches=self.switches, dice=desk_dice)
+            tls = self._tls()
+            self._servicenow = self._server(self._instance, self.options.port, tls)
+            undo.callback(self._servicenow.stop)
+            self._helpdesk = self._server(self._desk, self.options.helpdesk_port, None)
+            undo.pop_all()
+        scheme = "https" if tls else "http"
+        self.servicenow_url = f"{scheme}://{self._shown_host()}:{self._servicenow.port}"
+        self.helpdesk_url = f"http://{self._shown_host()}:{self._helpdesk.port}"
+        self._instance.url = self.servicenow_url
+
+    def _fill(self) -> None:
+        self._store.load()
+        describe(self._store)
+        if not self._store.seeded:
+            populate(self._store, integration=self.options.username, more=self.options.users, stamp=self._clock.stamp())
+            self._tickets.seed(self.options.tickets)
+            self._store.mark_seeded()
+
+    def _assembled(self, dice: Dice) -> Instance:
+        reader = Reader(self._store, self.switches, self._clock)
+        writer = self._writer
+        control = Control(
+            store=self._store,
+            switches=self.switches,
+            clock=self._clock,
+            gate=self._gate,
+            ledger=self.ledger,
+            dice=dice,
+            writer=writer,
+        )
+        return Instance(
+            options=self.options,
+            switches=self.switches,
+            clock=self._clock,
+            gate=self._gate,
+            api=TableApi(self._store, reader, writer),
+            ledger=self.ledger,
+            dice=dice,
+            control=control,
+            patience=self._patience,
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.options.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.options.certificate, self.options.key)
+        return context
+
+    def _server(self, application: Application, port: int, tls: ssl.SSLContext | None) -> Server:
+        return Server(
+            application, (self.options.host, port), date=self._clock.http_date, idle=self.options.idle, tls=tls
+        )
+
+    def _shown_host(self) -> str:
+        host = self.options.host
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+    def start(self) -> None:
+        """Begin to serve; returns at once."""
+        self._servicenow.start()
+        self._helpdesk.start()
+        if self.options.grow > 0:
+            self._desk.grow(self.options.grow)
+
+    def stop(self) -> None:
+        """Close both ports, let late commits happen at once, close the state."""
+        self._patience.over = True
+        self._writer.commits.set()
+        self._desk.finish()
+        self._servicenow.stop()
+        self._helpdesk.stop()
+        self._instance.finish()
+        self.ledger.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

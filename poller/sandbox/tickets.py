@@ -1,0 +1,198 @@
+"""The stand-in help desk's tickets: how they are made, kept and found."""
+
+import json
+import random
+import threading
+import time
+from datetime import UTC, datetime
+
+from poller.sandbox.options import Json
+from poller.sandbox.store import Fields, Store
+
+# subject, body, priority, login of the requester
+FIRST = (
+    (
+        "Printer on the 3rd floor prints blank pages",
+        "Since this morning all jobs come out white.",
+        "normal",
+        "abel.tuter",
+    ),
+    (
+        "VPN drops every ten minutes",
+        "Home office, wired connection, client 5.2. Reconnecting helps for a while.",
+        "high",
+        "beth.anglin",
+    ),
+    (
+        "Mailbox full, cannot send",
+        "The limit warning came on Friday; archiving does not free any space.",
+        "normal",
+        "joe.employee",
+    ),
+    (
+        "Nightly backup of the file server failed",
+        'Job BK-07 ended with "device not ready" at 02:14.',
+        "high",
+        "ops^night",
+    ),
+    (
+        "New starter needs an account by Monday",
+        "Finance, same rights as the rest of the team.\nManager agrees.",
+        "low",
+        "wendy.wu",
+    ),
+    (
+        "Meeting room display shows the wrong input",
+        "Room Ångström: it stays on HDMI 2 whatever one selects.",
+        "low",
+        "zoë.ångström",
+    ),
+)
+_THINGS = (
+    "Laptop",
+    "Phone",
+    "Printer",
+    "VPN",
+    "Intranet page",
+    "Shared drive",
+    "Badge reader",
+    "Build server",
+    "Scanner",
+)
+_TROUBLES = (
+    "does not start",
+    "is very slow",
+    "asks for a password again and again",
+    "shows an error 0x80070035",
+    "lost its settings",
+)
+_PEOPLE = (
+    "abel.tuter",
+    "beth.anglin",
+    "charlie.whitherspoon",
+    "david.loo",
+    "fred.luddy",
+    "joe.employee",
+    "luke.wilson",
+    "wendy.wu",
+)
+_PRIORITIES = ("low", "normal", "normal", "high")
+
+
+def iso(moment: float) -> str:
+    """Return *moment* as ``2026-01-02T03:04:05Z``."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Tickets:
+    """All tickets by id, oldest first, each ready to be sent."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._tickets: dict[int, Fields] = {}
+        self._encoded: dict[int, bytes] = {}
+        self._random = random.Random(seed)
+        self.version = 0  # grows with every change
+        self.links: list[Fields] = []
+        store.reads("ticket", self._put)
+        store.reads("ticket gone", self._drop)
+        store.reads("link", self.links.append)
+
+    def _put(self, ticket: Fields) -> None:
+        self._tickets[ticket["id"]] = ticket
+        self._encoded[ticket["id"]] = json.dumps(ticket, ensure_ascii=False, separators=(",", ":")).encode(
+            "utf-8", "surrogatepass"
+        )
+        self.version += 1
+
+    def _drop(self, number: int) -> None:
+        self._tickets.pop(number, None)
+        self._encoded.pop(number, None)
+        self.version += 1
+
+    def keep(self, ticket: Fields) -> Fields:
+        """Add *ticket*, or replace the one with its id; what it lacks is filled in."""
+        with self._lock:
+            whole = {
+                "id": max(self._tickets, default=1000) + 1,
+                "subject": "No subject",
+                "body": "",
+                "priority": "normal",
+                "status": "open",
+                "requester": {"login": "abel.tuter"},
+                "created_at": iso(time.time()),
+                "updated_at": iso(time.time()),
+                **ticket,
+            }
+            if not isinstance(whole["id"], int):
+                message = f"a ticket's id is a whole number, got {whole['id']!r}"
+                raise ValueError(message)  # noqa: TRY004 - the control endpoint answers 400 to it
+            self._store.write("ticket", whole)
+            self._put(whole)
+        return whole
+
+    def seed(self, count: int) -> None:
+        """Make the first *count* tickets, the newest just now."""
+        now = time.time()
+        spacing = min(420.0, 86400.0 / max(1, count))
+        for position in range(count):
+            moment = iso(now - spacing * (count - position - 1))
+            self.grow(created_at=moment, updated_at=moment)
+
+    def grow(self, **given: Json) -> Fields:
+        """Add one more ticket, made up; *given* columns are taken as they are."""
+        position = len(self._tickets)
+        if position < len(FIRST):
+            subject, body, priority, login = FIRST[position]
+        else:
+            subject = f"{self._random.choice(_THINGS)} {self._random.choice(_TROUBLES)}"
+            body = f"Reported by phone, call {self._random.randrange(100000, 999999)}. It worked yesterday."
+            priority, login = self._random.choice(_PRIORITIES), self._random.choice(_PEOPLE)
+        return self.keep(
+            {"subject": subject, "body": body, "priority": priority, "requester": {"login": login}, **given}
+        )
+
+    def remove(self, number: int | None = None) -> int:
+        """Remove one ticket, or all; return how many went."""
+        with self._lock:
+            gone = [one for one in list(self._tickets) if number in {None, one}]
+            for one in gone:
+                self._store.write("ticket gone", one)
+                self._drop(one)
+        return len(gone)
+
+    def get(self, number: int) -> Fields | None:
+        """Return one ticket."""
+        return self._tickets.get(number)
+
+    def link(self, number: int, content: Fields, headers: dict[str, str]) -> Fields | None:
+        """Record that something was linked to a ticket; None when there is no such ticket."""
+        if number not in self._tickets:
+            return None
+        link = {
+            "ticket": number,
+            "time": round(time.time(), 6),
+            "key": headers.get("idempotency-key", ""),
+            "content": content,
+        }
+        with self._lock:
+            self._store.write("link", link)
+            self.links.append(link)
+        return link
+
+    def numbers(self, since: str = "") -> list[int]:
+        """Return the ids of the tickets updated at *since* (``2026-01-02T03:04:05Z``) or later, in order."""
+        with self._lock:
+            if not since:
+                return sorted(self._tickets)
+            return sorted(number for number, ticket in self._tickets.items() if str(ticket["updated_at"]) >= since)
+
+    def encoded(self, numbers: list[int]) -> bytes:
+        """Return the JSON of some tickets, joined by commas."""
+        return b",".join(ticket for number in numbers if (ticket := self._encoded.get(number)) is not None)
+
+    def all(self) -> list[Fields]:
+        """Return every ticket."""
+        with self._lock:
+            return [self._tickets[number] for number in sorted(self._tickets)]

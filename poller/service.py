@@ -1,0 +1,221 @@
+"""
+The daemon: poll jobs, dispatcher, signals, readiness, watchdog, drain.
+
+The main thread owns the signals and the watchdog; APScheduler only triggers polls and maintenance; one thread turns the
+dispatcher. READY depends on settings, database and threads, never on a remote.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from zoneinfo import ZoneInfo
+
+from apscheduler.executors.pool import ThreadPoolExecutor as SchedulerPool
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.exc import DBAPIError
+
+from poller import __version__, systemd
+from poller.engine_room import EngineRoom
+from poller.errors import DatabaseUnusable, SettingsError
+from poller.logs import get_logger
+from poller.route import Route, Schedule
+from poller.settings import Settings, load
+
+log = get_logger()
+
+#: How long work under way may take to end after SIGTERM; the unit's TimeoutStopSec is longer.
+DRAIN = 30.0
+#: The dispatcher and the scheduler must have shown life within this, in seconds, or the watchdog is not fed.
+STALE = 20.0
+#: A poll's first interval is lengthened by at most this part of it, so that many routes do not stay in step.
+START_JITTER = 0.1
+
+
+class Service:
+    """
+    One daemon.
+
+    Args:
+        path: The settings file; read again on SIGHUP.
+
+        settings: As just read from it.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._settings = settings
+        self._room = EngineRoom(settings, path)
+        self._wake = threading.Event()
+        self._signals: list[int] = []
+        self._pulse = 0.0
+        self._fed = 0.0
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": SchedulerPool(max_workers=64), "pulse": SchedulerPool(max_workers=1)},
+            # A run that comes late comes all the same, once; and never beside itself.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._turning = threading.Thread(target=self._room.dispatcher.run, name="dispatcher", daemon=True)
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code."""
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, self._on_signal)
+        log.info("service_started", version=__version__, routes=sorted(self._room.routes), pid=os.getpid())
+        self._room.begin()
+        self._turning.start()
+        self._schedule_upkeep()
+        for route in self._room.routes.values():
+            self._schedule(route, first=True)
+        self._scheduler.start()
+        self._pulse = self._room.clock.monotonic()
+        systemd.notify("READY=1", self._status())
+        log.info("service_ready", version=__version__, routes=sorted(self._room.routes))
+        number = self._watch()
+        return self._stop(number)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+        self._wake.set()
+
+    def _watch(self) -> int:
+        """Feed the watchdog and obey signals until one says to stop; return that one."""
+        interval = systemd.watchdog_interval()
+        tick: float = 1.0 if interval is None else min(1.0, interval / 4)
+        while True:
+            self._wake.wait(tick)
+            self._wake.clear()
+            numbers, self._signals = self._signals, []
+            for number in numbers:
+                if number != signal.SIGHUP:
+                    return number
+            if numbers:
+                # However many came, the last state of the file counts.
+                self._reload()
+            if self._lives() and interval is not None:
+                systemd.notify("WATCHDOG=1", self._status())
+
+    def _lives(self) -> bool:
+        """Return whether all that must move does: scheduler thread, dispatcher, database."""
+        now = self._room.clock.monotonic()
+        thread = self._scheduler._thread  # noqa: SLF001  `running` stays true when it has died
+        stuck = [
+            name
+            for name, well in (
+                ("scheduler", thread is not None and thread.is_alive() and now - self._pulse < STALE),
+                ("dispatcher", self._turning.is_alive() and now - self._room.dispatcher.turned_at < STALE),
+            )
+            if not well
+        ]
+        if not stuck and now - self._fed < 1.0:
+            return True
+        if not stuck and not self._room.store.alive():
+            stuck = ["database"]
+        if stuck:
+            log.error("daemon_stuck", parts=stuck)
+            return False
+        self._fed = now
+        return True
+
+    def _status(self) -> str:
+        return f"STATUS={len(self._room.routes)} routes, {self._room.dispatcher.in_flight} deliveries under way"
+
+    # Jobs.
+
+    def _schedule(self, route: Route, *, first: bool) -> None:
+        if route.source is None:
+            return
+        self._scheduler.add_job(
+            self._poll,
+            trigger(route.schedule),
+            args=[route.name],
+            id=f"poll:{route.name}",
+            replace_existing=True,
+            **({"next_run_time": datetime.now(UTC)} if first else {}),
+        )
+
+    def _schedule_upkeep(self) -> None:
+        self._scheduler.add_job(self._beat, IntervalTrigger(seconds=1), id="pulse", executor="pulse")
+        for name, every, act in self._room.upkeep():
+            self._scheduler.add_job(
+                self._guarded, IntervalTrigger(seconds=every.total_seconds()), args=[act], id=name, replace_existing=True
+            )
+
+    def _beat(self) -> None:
+        self._pulse = self._room.clock.monotonic()
+
+    def _poll(self, name: str) -> None:
+        route = self._room.routes.get(name)
+        if route is not None and not self._room.stopping.is_set():
+            self._guarded(lambda: route.poll(self._room.store, self._room.clock))
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        """Run a job; a database that is away is told and not a reason to end the schedule."""
+        try:
+            act()
+        except DBAPIError as error:
+            log.error("database_failed", error=str(error.orig or error).splitlines()[0])
+
+    # Settings, again.
+
+    def _reload(self) -> None:
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={int(self._room.clock.monotonic() * 1e6)}")
+        try:
+            settings = load(self._path)
+            before = dict(self._room.routes)
+            changed = self._room.use(settings)
+        except (SettingsError, DatabaseUnusable, DBAPIError) as error:
+            problems = error.problems if isinstance(error, SettingsError) else [str(error).splitlines()[0]]
+            log.error("settings_refused", problems=problems)
+        else:
+            self._settings = settings
+            for name in before.keys() - self._room.routes.keys():
+                if self._scheduler.get_job(f"poll:{name}"):
+                    self._scheduler.remove_job(f"poll:{name}")
+            for name, route in self._room.routes.items():
+                known = before.get(name)
+                if known is None or known.schedule != route.schedule:
+                    self._schedule(route, first=known is None)
+            log.info("settings_reloaded", changed=changed)
+        systemd.notify("READY=1", self._status())
+
+    # The end.
+
+    def _stop(self, number: int) -> int:
+        """Drain: no new polls, no new claims; what is under way may end, within a limit."""
+        systemd.notify("STOPPING=1")
+        self._room.stopping.set()
+        self._scheduler.pause()
+        self._room.dispatcher.stop()
+        self._turning.join(DRAIN)
+        unfinished = self._room.dispatcher.in_flight
+        log.info("service_stopped", signal=signal.Signals(number).name, unfinished=unfinished)
+        self._scheduler.shutdown(wait=False)
+        if unfinished == 0 and not self._turning.is_alive():
+            self._room.close()
+        from poller.logs import flush  # noqa: PLC0415
+
+        flush()
+        # A worker that hangs in a read would keep the interpreter for its whole time-out. What it was doing is
+        # committed as `sending`, and the next start takes it for unknown.
+        os._exit(0)
+
+
+def trigger(schedule: Schedule) -> BaseTrigger:
+    """Return the APScheduler trigger of a schedule."""
+    if schedule.cron is not None:
+        return CronTrigger.from_crontab(schedule.cron, timezone=ZoneInfo(schedule.timezone))
+    seconds = (schedule.every or timedelta(minutes=1)).total_seconds()
+    # Only the first interval is lengthened: APScheduler's own jitter would add up and drift.
+    start = datetime.now(UTC) + timedelta(seconds=seconds * (1 + START_JITTER * random.random()))  # noqa: S311
+    return IntervalTrigger(seconds=seconds, start_date=start)

@@ -1,0 +1,109 @@
+"""
+What is wrong between values of the settings that may each be right.
+
+It works on the file as written, so that one wrong value does not hide another.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from poller.settings import shape
+from poller.settings.positions import Path
+from poller.settings.problems import Problem, key
+from poller.translate import compile_template
+
+#: What templates see besides the names under ``fields``.
+_ALWAYS = frozenset({"checkpoint", "key", "number"})
+#: Variables of the sink's fields where none are given.
+_DEFAULT_NAMES = ("username", "title", "description")
+
+
+def between(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong between values that may each be right."""
+    routes = {name: route for name, route in _table(raw, "routes").items() if isinstance(route, dict)}
+    for name, route in routes.items():
+        path = ("routes", name)
+        yield from _when(route, path)
+        yield from _names_seen(route, path)
+        yield from _trapped(raw, path)
+        if _table(route, "sink").get("type") == "servicenow" and "servicenow" not in raw:
+            text = f"is required, because routes.{key(name)}.sink is of type servicenow"
+            yield Problem(path=("servicenow",), text=text, at=(*path, "sink"))
+    yield from _renamed(routes)
+
+
+def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = raw.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _when(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    if "every" in route and "cron" in route:
+        yield Problem(path=(*path, "cron"), text="give either every or cron, not both")
+    elif "every" not in route and "cron" not in route:
+        yield Problem(
+            path=(*path, "every"), text='is required, such as "30s"; or else cron, such as "*/5 * * * mon-fri"'
+        )
+    if "timezone" in route and "cron" not in route:
+        yield Problem(path=(*path, "timezone"), text="has a meaning only beside cron; leave it out")
+
+
+def _names_seen(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    """Templates of the sink may only use what the source gives."""
+    source, sink = _table(route, "source"), _table(route, "sink")
+    if not isinstance(source.get("fields"), dict):
+        return
+    known = sorted({*source["fields"], *_ALWAYS})
+    if "fields" not in sink and sink.get("table", "incident") == "incident":
+        for name in _DEFAULT_NAMES:
+            if name not in known:
+                text = f"is required, because sink.fields is left out and uses {{{{ {name} }}}} by default"
+                yield Problem(path=(*path, "source", "fields", name), text=text, at=(*path, "source", "fields"))
+    for where, text in _texts(sink.get("fields"), (*path, "sink", "fields")):
+        try:
+            names = compile_template(text).names if "{" in text else frozenset()
+        except ValueError as error:
+            yield Problem(path=where, text=str(error))
+            continue
+        for name in sorted(names - set(known)):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            yield Problem(path=where, text=f"unknown template variable {name[:80]}; {hint}")
+
+
+def _trapped(raw: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    """A key of the route that was typed below ``[….sink.fields]`` would become a column."""
+    fields = shape.at((*path, "sink", "fields"), raw)
+    tables = (path, (*path, "sink"), (*path, "sink", "unknown_user"))
+    keys = {name for table in tables for node in shape.nodes(table, raw) for name in node.get("properties", {})}
+    for name in fields if isinstance(fields, dict) else ():
+        if name in keys:
+            text = "is a key of the route or its sink, not a column; put it above [….sink.fields]"
+            yield Problem(path=(*path, "sink", "fields", name), text=text)
+
+
+def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _texts(part, (*path, key))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _texts(part, (*path, index))
+
+
+def _renamed(routes: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name, route in routes.items():
+        before = route.get("previously")
+        if not isinstance(before, str):
+            continue
+        if before in routes:
+            yield Problem(path=("routes", name, "previously"), text="is the name of a route that still exists")
+        elif before in seen:
+            yield Problem(path=("routes", name, "previously"), text=f"routes.{key(seen[before])} claims the same name")
+        seen[before] = name

@@ -1,0 +1,9 @@
+"""
+The sinks by their ``type`` in the settings.
+
+A new one is one file and one line here: its class, with its settings model as ``settings``.
+"""
+
+from poller.sinks.servicenow import ServiceNowSink
+
+SINKS = {"servicenow": ServiceNowSink}

@@ -1,0 +1,6 @@
+"""Where records come from. A further source is one file here and one line in the table."""
+
+from poller.sources.http import HttpSource
+
+#: ``type`` in the settings -> the class; its ``settings`` is the model of the table's keys.
+SOURCES = {"http": HttpSource}

@@ -1,0 +1,90 @@
+"""
+From the values of a page to records: expressions to fields, one key, one version.
+
+What cannot be read is one dead letter and stops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from poller.formats import (
+    ExpressionFault,
+    KeyFault,
+    compile_expression,
+    fingerprint,
+    json_text,
+    key_text,
+)
+from poller.model import Malformed, SourceRecord
+from poller.sources.checkpoints import newer
+
+#: Most characters that are kept of a record that cannot be read.
+MAX_RAW = 64_000
+
+
+class Shape(Protocol):
+    """The settings that say how records are read."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def version(self) -> str | None: ...
+    @property
+    def checkpoint(self) -> str | None: ...
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+    @property
+    def required(self) -> Sequence[str]: ...
+
+
+@dataclass(kw_only=True)
+class Read:
+    """What one page holds."""
+
+    records: tuple[SourceRecord, ...] = ()
+    malformed: tuple[Malformed, ...] = ()
+    #: What the checkpoint expression gave for each record, as it came.
+    checkpoints: list[object] = field(default_factory=list)
+
+
+class Reader:
+    """Reads the records of pages."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._key = compile_expression(shape.key)
+        self._version = None if shape.version is None else compile_expression(shape.version)
+        self._checkpoint = None if shape.checkpoint is None else compile_expression(shape.checkpoint)
+        self._fields = {name: compile_expression(text) for name, text in shape.fields.items()}
+        self._required = tuple(shape.required)
+
+    def page(self, rows: Sequence[object]) -> Read:
+        """Read the records in *rows*. A key that comes twice gives one record: the newer version, else the first."""
+        found: dict[str, SourceRecord] = {}
+        malformed: list[Malformed] = []
+        checkpoints: list[object] = []
+        for row in rows:
+            key: str | None = None
+            try:
+                key = key_text(self._key.find(row))
+                record = self._record(key, row)
+                mark = None if self._checkpoint is None else self._checkpoint.find(row)
+            except (ExpressionFault, KeyFault) as error:
+                malformed.append(Malformed(reason=str(error), raw=json_text(row, limit=MAX_RAW), key=key))
+                continue
+            checkpoints.append(mark)
+            before = found.get(key)
+            if before is None or newer(record.version, before.version):
+                found[key] = record
+        return Read(records=tuple(found.values()), malformed=tuple(malformed), checkpoints=checkpoints)
+
+    def _record(self, key: str, row: object) -> SourceRecord:
+        fields = {name: expression.text_of(row) for name, expression in self._fields.items()}
+        for name in self._required:
+            if not fields[name].strip():
+                raise KeyFault(f"the required field {name} is missing")
+        version = "" if self._version is None else self._version.text_of(row)
+        # A source may leave its version out until the first change.
+        return SourceRecord(key=key, version=version or fingerprint(fields), fields=fields)

@@ -1,0 +1,18 @@
+"""
+The store: what is remembered, durably, on SQLite or PostgreSQL.
+
+`engine` opens the database; each other module is one topic and works on a connection that the caller has begun, so that
+the caller decides what is committed together (guarantee 2.3). Rows become `poller.model` objects here and nowhere else.
+
+==============  ==========================================================
+``receiving``   a page of a poll, and the checkpoint that moves with it
+``turns``       one turn of the dispatcher: settle, claim, take over
+``standing``    routes, remotes, proofs, budgets, holds
+``reading``     what the listings show
+``operating``   what operators do
+==============  ==========================================================
+"""
+
+from poller.store.engine import Store, open_store
+
+__all__ = ["Store", "open_store"]

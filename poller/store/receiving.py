@@ -1,0 +1,217 @@
+"""
+Receive: a page of a poll becomes records and deliveries, once each, and the checkpoint moves as design section 3 says.
+
+The idempotent receiver is one ``INSERT … ON CONFLICT DO NOTHING RETURNING``: only new rows come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
+
+from poller.identity import correlation_id, malformed_key
+from poller.model import Malformed, Operation, Page, SourceRecord, State
+from poller.store.rows import chunks, dump, upsert
+from poller.tables import checkpoints, deliveries, payloads, records
+
+#: `deliveries.note` of a record that could not be read; a readable version of it is received after all.
+MALFORMED = "malformed"
+#: In characters; PostgreSQL's indexes carry some 2,700 bytes.
+LONGEST_KEY, LONGEST_VERSION = 600, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receiver:
+    """Who receives: the route, and how its records are named."""
+
+    route_id: int
+    identity: str
+    prefix: str
+    operation: Operation
+    #: Records are skipped, reason ``baseline``: the route's first whole poll is still under way.
+    baseline: bool
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What one page, or one poll, brought."""
+
+    new: int = 0
+    known: int = 0
+    changed: int = 0
+    malformed: int = 0
+    #: Key and reason of each record that became a dead letter just now.
+    dead: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, other: Counts) -> None:
+        """Count *other* in."""
+        self.new += other.new
+        self.known += other.known
+        self.changed += other.changed
+        self.malformed += other.malformed
+        self.dead += other.dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arrival:
+    key: str
+    version: str
+    state: State
+    fields: str | None = None
+    raw: str | None = None
+    reason: str | None = None
+    note: str | None = None
+
+
+def receive(connection: Connection, receiver: Receiver, page: Page, *, now: datetime) -> Counts:
+    """Store what is new on *page*; with a page that is the last, or allowed to, the checkpoint moves too."""
+    counts = Counts(malformed=len(page.malformed))
+    arrivals = [_arrival(record, receiver) for record in page.records] + [_dead(each) for each in page.malformed]
+    # The same key twice on a page: the first stands, the later is a known one.
+    unique: dict[str, _Arrival] = {}
+    for arrival in arrivals:
+        unique.setdefault(arrival.key, arrival)
+    for chunk in chunks(unique.values()):
+        new = _insert(connection, receiver, chunk, now)
+        known = [arrival for arrival in chunk if arrival.key not in new]
+        counts.new += sum(1 for arrival in chunk if arrival.key in new and arrival.note != MALFORMED)
+        counts.dead += [(each.key, each.reason or "") for each in chunk if each.key in new and each.note == MALFORMED]
+        counts.known += len(known)
+        counts.changed += _note_changes(connection, receiver, known, now)
+    if page.checkpoint is not None and (page.last or page.resume):
+        move_checkpoint(connection, receiver.route_id, page.checkpoint, now=now)
+    return counts
+
+
+def _arrival(record: SourceRecord, receiver: Receiver) -> _Arrival:
+    if len(record.key) > LONGEST_KEY:
+        return _dead(Malformed(reason=f"the key is longer than {LONGEST_KEY} characters", raw=dump(record.fields)))
+    state, reason = (State.SKIPPED, "baseline") if receiver.baseline else (State.PENDING, None)
+    return _Arrival(
+        key=record.key, version=_version(record.version), state=state, fields=dump(record.fields), reason=reason
+    )
+
+
+def _version(version: str) -> str:
+    """Return a version that fits an index and both databases; it is compared for equality only."""
+    return version if len(version) <= LONGEST_VERSION and version.isprintable() else malformed_key(version)
+
+
+def _clean(raw: str) -> str:
+    """Return text that PostgreSQL can keep too: without NUL and lone surrogates."""
+    return raw.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _dead(malformed: Malformed) -> _Arrival:
+    key = malformed.key if malformed.key and len(malformed.key) <= LONGEST_KEY else malformed_key(malformed.raw)
+    return _Arrival(
+        key=key,
+        version=malformed_key(malformed.raw),
+        state=State.DEAD,
+        raw=_clean(malformed.raw),
+        reason=malformed.reason,
+        note=MALFORMED,
+    )
+
+
+def _insert(connection: Connection, receiver: Receiver, arrivals: Sequence[_Arrival], now: datetime) -> dict[str, int]:
+    """Insert the records not yet known, with their payloads and deliveries; return their ids by key."""
+    statement = upsert(connection, records).on_conflict_do_nothing(index_elements=["route_id", "key"])
+    rows = [
+        {
+            "route_id": receiver.route_id,
+            "key": arrival.key,
+            "version": arrival.version,
+            "seen_version": arrival.version,
+            "correlation_id": correlation_id(receiver.prefix, receiver.identity, arrival.key),
+            "first_seen": now,
+            "settled_at": now if arrival.state is State.SKIPPED else None,
+            "reason": arrival.reason,
+        }
+        for arrival in arrivals
+    ]
+    returned = connection.execute(statement.returning(records.c.id, records.c.key), rows)
+    new = {key: record_id for record_id, key in returned}
+    fresh = [arrival for arrival in arrivals if arrival.key in new]
+    if fresh:
+        connection.execute(insert(payloads), [_payload(new[each.key], each, now) for each in fresh])
+        connection.execute(insert(deliveries), [_delivery(new[each.key], each, receiver, now) for each in fresh])
+    return new
+
+
+def _payload(record_id: int, arrival: _Arrival, now: datetime) -> dict[str, object]:
+    return {
+        "record_id": record_id,
+        "version": arrival.version,
+        "fields": arrival.fields,
+        "raw": arrival.raw,
+        "stored_at": now,
+    }
+
+
+def _delivery(record_id: int, arrival: _Arrival, receiver: Receiver, now: datetime) -> dict[str, object]:
+    return {
+        "record_id": record_id,
+        "route_id": receiver.route_id,
+        "operation": str(receiver.operation),
+        "version": arrival.version,
+        "state": str(arrival.state),
+        "reason": arrival.reason,
+        "note": arrival.note,
+        "not_before": now,
+        "changed_at": now,
+    }
+
+
+def _note_changes(connection: Connection, receiver: Receiver, known: Sequence[_Arrival], now: datetime) -> int:
+    """Note new versions of known keys; return how many. A record that was malformed and is not any more is received."""
+    if not known:
+        return 0
+    by_key = {arrival.key: arrival for arrival in known}
+    query = (
+        select(records.c.id, records.c.key, records.c.seen_version, deliveries.c.id, deliveries.c.note)
+        .join(deliveries, and_(deliveries.c.record_id == records.c.id, deliveries.c.note == MALFORMED), isouter=True)
+        .where(records.c.route_id == receiver.route_id, records.c.key.in_(by_key))
+    )
+    changed = [row for row in connection.execute(query).all() if row[2] != by_key[row[1]].version]
+    if changed:
+        connection.execute(
+            update(records).where(records.c.id == bindparam("row")).values(seen_version=bindparam("seen")),
+            [{"row": row[0], "seen": by_key[row[1]].version} for row in changed],
+        )
+    for record_id, key, _, delivery_id, note in changed:
+        if note == MALFORMED and by_key[key].note != MALFORMED:
+            _revive(connection, record_id, delivery_id, by_key[key], now)
+    return len(changed)
+
+
+def _revive(connection: Connection, record_id: int, delivery_id: int, arrival: _Arrival, now: datetime) -> None:
+    connection.execute(upsert(connection, payloads).on_conflict_do_nothing(), [_payload(record_id, arrival, now)])
+    connection.execute(
+        update(records).where(records.c.id == record_id).values(version=arrival.version, reason=arrival.reason)
+    )
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.DEAD)
+        .values(
+            version=arrival.version,
+            state=str(arrival.state),
+            note=None,
+            reason=arrival.reason,
+            not_before=now,
+            changed_at=now,
+            epoch=deliveries.c.epoch + 1,
+        )
+    )
+
+
+def move_checkpoint(connection: Connection, route_id: int, value: str, *, now: datetime) -> None:
+    """Set the checkpoint of a route that `standing.enter_route` has entered."""
+    connection.execute(
+        update(checkpoints)
+        .where(checkpoints.c.route_id == route_id, checkpoints.c.value.is_distinct_from(value))
+        .values(value=value, moved_at=now)
+    )
