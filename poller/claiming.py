@@ -80,7 +80,7 @@ class Claiming:
                     key = (each.claim.route_id, kind)
                     self._not_before[key] = min(at, self._not_before.get(key, at))
 
-    def claim(  # noqa: PLR0913  a turn's facts, each named
+    def claim(
         self,
         connection: Connection,
         routes: Mapping[str, Route],
@@ -109,9 +109,7 @@ class Claiming:
 
     def _claim_route(self, turn: _Turn, route: Route, room: int) -> list[Work]:
         if route.requests_per_hour and room > 0:
-            room = standing.spend(
-                turn.connection, route.sink.remote, room, route.requests_per_hour, now=turn.now
-            )
+            room = standing.spend(turn.connection, route.sink.remote, room, route.requests_per_hour, now=turn.now)
         if room <= 0:
             return []
         claimed: list[Work] = []
@@ -214,9 +212,7 @@ class Claiming:
                 self._ready[route.id] = 0
         return claims
 
-    def _due_to_prepare(
-        self, turn: _Turn, route: Route, state: State, limit: int
-    ) -> list[tuple[Claim, Record, bool]]:
+    def _due_to_prepare(self, turn: _Turn, route: Route, state: State, limit: int) -> list[tuple[Claim, Record, bool]]:
         key = (route.id, "pending" if state is State.PENDING else "waiting to prepare")
         if limit <= 0 or self._not_before.get(key, 0.0) > turn.monotonic:
             return []
@@ -229,7 +225,7 @@ class Claiming:
 class _Turn:
     """The facts of one turn that claims are weighed against."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  plain facts
+    def __init__(
         self,
         connection: Connection,
         effects: Effects,

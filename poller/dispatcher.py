@@ -22,6 +22,7 @@ from poller.clock import Clock
 from poller.effects import Effects
 from poller.judging import judge
 from poller.logs import get_logger
+from poller.model import State
 from poller.route import Route
 from poller.store import Store, turns
 from poller.telling import tell_settled
@@ -71,6 +72,8 @@ class Dispatcher:
         self._claiming = Claiming(store.owner)
         self._effects = Effects()
         self.routes = dict(routes)
+        #: Called when an attempt in doubt has ended well: a copy of it may still have made a second row.
+        self.doubt_settled: Callable[[], None] = lambda: None
         #: When the last turn went well, by the monotonic clock; the watchdog looks at it.
         self.turned_at = clock.monotonic()
 
@@ -83,6 +86,11 @@ class Dispatcher:
     def replace_routes(self, routes: Mapping[str, Route]) -> None:
         """Use other routes from the next turn on; work under way ends with what it began with."""
         self.routes = dict(routes)
+        self.wake()
+
+    def look_anew(self) -> None:
+        """Make the next turn read the standings of routes and remotes again."""
+        self._effects.distrust()
         self.wake()
 
     def stop(self) -> None:
@@ -184,6 +192,8 @@ class Dispatcher:
         tell_settled([each for each in settled if each not in lost] if lost else settled)
         for note in notes:
             note()
+        if any(each.claim.state is State.UNKNOWN and each.verdict.state is State.DELIVERED for each in settled):
+            self.doubt_settled()
 
     def _claim(self, connection: Connection, working: dict[int, Work]) -> list[Work]:
         now = self._clock.now()
@@ -235,8 +245,10 @@ class Dispatcher:
         taken = turns.take_over(connection, now=now, everything=everything, mine=mine)
         by_id = {route.id: route for route in self.routes.values()}
         for route_id, state, count in taken:
-            settle = by_id[route_id].policy.settle if route_id in by_id else max(
-                (route.policy.settle for route in self.routes.values()), default=timedelta(0)
+            settle = (
+                by_id[route_id].policy.settle
+                if route_id in by_id
+                else max((route.policy.settle for route in self.routes.values()), default=timedelta(0))
             )
             turns.doubt(connection, route_id, safe_after=now + settle)
             name = by_id[route_id].name if route_id in by_id else str(route_id)

@@ -65,6 +65,10 @@ class Effects:
             times += [each.blocked_until, each.held_until]
         return min((at for at in times if at is not None and at > now), default=None)
 
+    def distrust(self) -> None:
+        """Believe nothing any more at the next refresh."""
+        self._loaded = float("-inf")
+
     def load(self, connection: Connection, routes: Mapping[str, Route]) -> None:
         """Read everything anew."""
         self.standings = standing.routes_standing(connection)
@@ -141,7 +145,7 @@ class Effects:
             return [partial(log.info, "remote_resumed", remote=name)]
         return []
 
-    def _pause(  # noqa: PLR0913, PLR0917
+    def _pause(
         self, connection: Connection, name: str, was: RemoteStanding, failed: PollerError, route: Route, now: datetime
     ) -> list[Note]:
         if was.paused_until is not None and was.paused_until > now:
@@ -152,10 +156,17 @@ class Effects:
         self.remotes[name] = RemoteStanding(paused_until=until, failures=failures, error=str(failed))
         standing.pause_remote(connection, name, self.remotes[name])
         return [
-            partial(log.warning, "remote_paused", remote=name, error=str(failed), failures=failures, due_at=until.isoformat())
+            partial(
+                log.warning,
+                "remote_paused",
+                remote=name,
+                error=str(failed),
+                failures=failures,
+                due_at=until.isoformat(),
+            )
         ]
 
-    def _on_receipt(  # noqa: PLR0913, PLR0917
+    def _on_receipt(
         self,
         connection: Connection,
         effect: Effect,
@@ -211,10 +222,15 @@ def _write(connection: Connection, before: RouteStanding, after: RouteStanding, 
     standing.write_route(connection, after, held_at=now)
     notes: list[Note] = []
     name = after.name
-    if after.held_reason is not None and (before.held_reason, before.held_until) != (after.held_reason, after.held_until):
+    if after.held_reason is not None and (before.held_reason, before.held_until) != (
+        after.held_reason,
+        after.held_until,
+    ):
         seconds = None if after.held_until is None else round((after.held_until - now) / timedelta(seconds=1), 1)
         notes.append(
-            partial(log.error, "route_held", route=name, reason=after.held_reason, error=after.held_error, seconds=seconds)
+            partial(
+                log.error, "route_held", route=name, reason=after.held_reason, error=after.held_error, seconds=seconds
+            )
         )
     elif after.held_reason is None and before.held_reason is not None:
         notes.append(partial(log.info, "route_released", route=name, reason=before.held_reason))

@@ -6,13 +6,14 @@ No schedule and no signals: those are the daemon's (`service`).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-from poller import logs
+from poller import logs, recovery, upkeep
 from poller.clock import Clock
 from poller.dispatcher import Dispatcher
 from poller.errors import SettingsError
@@ -52,7 +53,7 @@ class EngineRoom:
         self._gate = Gate()
         self.routes = wire(settings, self.store, self.clock, self._gate, self._wake, self.stopping.is_set)
         database = self.store.sqlite_path
-        self.mark = Mark(database.with_name(database.name + ".mark") if database else path.with_name("poller.mark"))
+        self.mark = Mark(database.with_name(database.name + ".mark") if database else _beside(path))
         self.dispatcher = Dispatcher(
             self.store,
             self.clock,
@@ -64,9 +65,22 @@ class EngineRoom:
         self._gate.may_send = self.dispatcher.may_send
         self._gate.proven = self.dispatcher.proven
 
-    def begin(self) -> None:
-        """Take over what a process before us left in doubt."""
+    def begin(self) -> bool:
+        """
+        Take over what a process before us left in doubt.
+
+        Returns:
+            Whether commits may be missing (guarantee 2.3, 8): then `recover` is to be called until it says that it is done.
+        """
+        lost = recovery.suspect(self.store, self.clock, self.routes, self.mark.read())
         self.dispatcher.start()
+        return lost
+
+    def recover(self) -> bool:
+        """Ask the instances what they know that the database does not; return whether all have answered."""
+        answered = recovery.ask(self.store, self.clock, self.routes)
+        self.dispatcher.look_anew()
+        return answered
 
     def use(self, settings: Settings) -> list[str]:
         """
@@ -80,7 +94,7 @@ class EngineRoom:
             raise SettingsError(["database: cannot change while the daemon runs; restart it"])
         routes = wire(settings, self.store, self.clock, self._gate, self._wake, self.stopping.is_set)
         logs.set_secrets(secrets(settings))
-        logs.set_level(settings.log.level)
+        logs.setup(settings.log.level, settings.log.format)
         changed = [name for name in type(settings).model_fields if getattr(settings, name) != getattr(was, name)]
         changed += [
             f"routes.{name}"
@@ -94,7 +108,18 @@ class EngineRoom:
 
     def upkeep(self) -> list[tuple[str, timedelta, Callable[[], object]]]:
         """Return the jobs of maintenance: name, interval, act."""
-        return []
+        return [
+            ("sweep", self._settings.maintenance.sweep, self.sweep),
+            (
+                "retention",
+                timedelta(hours=1),
+                lambda: upkeep.forget(self.store, self.clock, self._settings.retention.payloads),
+            ),
+        ]
+
+    def sweep(self) -> None:
+        """Compare the incidents at the instances with the records."""
+        upkeep.sweep(self.store, self.clock, self.routes)
 
     def close(self) -> None:
         """Close what is open; nothing may be under way any more."""
@@ -103,3 +128,9 @@ class EngineRoom:
 
     def _wake(self) -> None:
         self.dispatcher.wake()
+
+
+def _beside(settings: Path) -> Path:
+    """Return where the mark file of a PostgreSQL installation stands: the state directory, else beside the settings."""
+    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return (Path(state) if state else settings.parent) / "poller.mark"

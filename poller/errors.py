@@ -108,7 +108,7 @@ class HeldError(PollerError):
         self.operator = operator
 
 
-class UnknownOutcome(PollerError):  # noqa: N818  the design's word: it is an outcome, not a failure
+class UnknownOutcome(PollerError):
     """It may have been done. Ask before sending again."""
 
 
@@ -116,7 +116,7 @@ class NotSentError(TransientError):
     """The worker saw that its time or its lease had run out before the first byte, so nothing was sent."""
 
 
-class DatabaseUnusable(Exception):  # noqa: N818  the state, as operators read it
+class DatabaseUnusable(Exception):
     """The database cannot be used: absent, locked by another daemon, of a newer release, corrupt. Exit code 75."""
 
 

@@ -79,7 +79,9 @@ def _prepared(done: Done, work: Prepare, judged: Judged, now: datetime) -> None:
         for claim in work.claims:
             verdict = lifecycle.after_prepare_failed(claim, done.result, now=now, policy=route.policy)
             judged.settled.append(_settled(claim, verdict, done))
-        judged.effects.append(_effect(done, blocked=_blocking(done.result, succeeded=False), failed=_failing(done.result)))
+        judged.effects.append(
+            _effect(done, blocked=_blocking(done.result, succeeded=False), failed=_failing(done.result))
+        )
         return
     assert isinstance(done.result, list)  # noqa: S101  what Route.prepare returns
     receipts: list[tuple[lifecycle.Claim, Receipt]] = []
@@ -87,7 +89,7 @@ def _prepared(done: Done, work: Prepare, judged: Judged, now: datetime) -> None:
     for claim, prepared in zip(work.claims, done.result, strict=True):
         assert prepared is not None  # noqa: S101
         assert not isinstance(prepared, Receipt)  # noqa: S101
-        verdict = lifecycle.after_prepare(claim, prepared, now=now)
+        verdict = lifecycle.after_prepare(prepared, now=now)
         anything = anything or isinstance(prepared, Ready)
         if verdict.receipt is not None:
             receipts.append((claim, verdict.receipt))
@@ -124,15 +126,15 @@ def _looked(done: Done, work: Look, judged: Judged, guard: Guard, now: datetime)
         for claim in work.claims:
             verdict = lifecycle.after_look_failed(claim, done.result, now=now, policy=route.policy)
             judged.settled.append(_settled(claim, verdict, done))
-        judged.effects.append(_effect(done, blocked=_blocking(done.result, succeeded=False), failed=_failing(done.result)))
+        judged.effects.append(
+            _effect(done, blocked=_blocking(done.result, succeeded=False), failed=_failing(done.result))
+        )
         return
     assert isinstance(done.result, list)  # noqa: S101  what Route.find returns
     receipts: list[tuple[lifecycle.Claim, Receipt]] = []
     for claim, found in zip(work.claims, done.result, strict=True):
         assert found is None or isinstance(found, Receipt)  # noqa: S101
-        verdict = lifecycle.after_look(
-            claim, found, started=done.started, now=now, guard=guard, policy=route.policy
-        )
+        verdict = lifecycle.after_look(claim, found, started=done.started, now=now, guard=guard, policy=route.policy)
         if found is not None:
             receipts.append((claim, found))
         judged.settled.append(_settled(claim, verdict, done))

@@ -8,7 +8,7 @@ Pure: no clock, no database, no log. The dispatcher calls it; the store carries 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from poller.errors import (
@@ -83,7 +83,7 @@ class Verdict:
     refused: bool = False
     looked: bool = False
     omit_sys_id: bool = False
-    evidence: Evidence = Evidence()
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 def backoff(failures: int, policy: Policy) -> timedelta:
@@ -104,7 +104,7 @@ def pause(failures: int, policy: Policy, asked: timedelta | None) -> timedelta:
     return ceiling / 2 + ceiling / 2 * random.random()  # noqa: S311
 
 
-def after_prepare(claim: Claim, prepared: Prepared, *, now: datetime) -> Verdict:
+def after_prepare(prepared: Prepared, *, now: datetime) -> Verdict:
     """Return what becomes of a delivery that was looked up and rendered."""
     match prepared:
         case Ready(body=body, note=note):
@@ -192,16 +192,16 @@ def _after_error(claim: Claim, error: PollerError, *, now: datetime, policy: Pol
             return Verdict(state=State.READY, outcome="route_refused", not_before=now, reason=reason, evidence=evidence)
         case PermanentError():
             return Verdict(state=State.DEAD, outcome="refused", reason=reason, refused=True, evidence=evidence)
-    return Verdict(state=State.UNKNOWN, outcome="unknown", not_before=now, safe_after=now + policy.settle, reason=reason)
+    return Verdict(
+        state=State.UNKNOWN, outcome="unknown", not_before=now, safe_after=now + policy.settle, reason=reason
+    )
 
 
 def _record_refused(claim: Claim, error: PollerError, *, now: datetime, policy: Policy) -> Verdict:
     """Return what becomes of a delivery that was refused for now: only these use up ``attempts``."""
     if claim.refusals + 1 >= policy.attempts:
         reason = f"refused {claim.refusals + 1} times; the last: {error}"
-        return Verdict(
-            state=State.DEAD, outcome="refused", reason=reason, refused=True, evidence=error.evidence
-        )
+        return Verdict(state=State.DEAD, outcome="refused", reason=reason, refused=True, evidence=error.evidence)
     return Verdict(
         state=State.WAITING,
         outcome="later",

@@ -157,6 +157,16 @@ class Receipt:
     evidence: Evidence = field(default_factory=Evidence)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """One row at the sink that carries a correlation_id of this installation."""
+
+    sys_id: str
+    correlation_id: str
+    number: str | None = None
+    created_at: str | None = None
+
+
 # What `Sink.prepare` answers for one record.
 
 

@@ -1,6 +1,4 @@
-"""
-One poll of each route, then deliver until nothing is due: ``poller once``, and the main part of ``poller demo``.
-"""
+"""One poll of each route, then deliver until nothing is due: ``poller once``, and the main part of ``poller demo``."""
 
 from __future__ import annotations
 
@@ -58,7 +56,8 @@ def run_once(
     chosen = [room.routes[name] for name in names] or list(room.routes.values())
     room.routes = {route.name: route for route in chosen}
     room.dispatcher.replace_routes(room.routes)
-    room.begin()
+    if room.begin():
+        room.recover()
     outcome = Outcome()
     with ThreadPoolExecutor(max(1, len(chosen))) as pool:
         polls = {route.name: pool.submit(route.poll, room.store, room.clock) for route in chosen}

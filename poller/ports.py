@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from poller.model import Intent, Operation, Page, Prepared, Receipt, Record
+from poller.model import Intent, Operation, Owned, Page, Prepared, Receipt, Record
 
 
 class Source(Protocol):
@@ -93,5 +93,21 @@ class Sink(Protocol):
 
         Raises:
             TransientError | BlockedError: The question got no proper answer; nothing is known.
+        """
+        ...
+
+    def owned(self, prefix: str, *, since: datetime, most: int) -> list[Owned]:
+        """
+        Return rows that carry our correlation ids, for the sweep and after a database was lost; unguarded sinks: none.
+
+        Args:
+            prefix: The installation's name.
+
+            since: Created at or after this, by the sink's own clock.
+
+            most: No more than so many.
+
+        Raises:
+            TransientError | BlockedError: The question got no proper answer.
         """
         ...

@@ -54,12 +54,14 @@ class Route:
     guard_mode: str = "auto"
     #: Requests in flight at the sink's remote, over all routes.
     concurrency: int = 4
+    #: Requests within an hour to the sink's remote, over all processes on the database; 0: no limit of ours.
     requests_per_hour: int = 0
+    #: Records let through within an hour; 0: all.
     max_new_per_hour: int = 0
     #: Called after each page that is committed.
-    wake: Callable[[], None] = lambda: None
+    wake: Callable[[], None]
     #: A poll ends early, between two pages, once this says so.
-    stopping: Callable[[], bool] = lambda: False
+    stopping: Callable[[], bool]
 
     @property
     def id(self) -> int:

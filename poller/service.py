@@ -21,6 +21,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor as SchedulerPool
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy.exc import DBAPIError
 
@@ -72,7 +73,11 @@ class Service:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(each, self._on_signal)
         log.info("service_started", version=__version__, routes=sorted(self._room.routes), pid=os.getpid())
-        self._room.begin()
+        if self._room.begin():
+            self._scheduler.add_job(
+                self._recover, IntervalTrigger(seconds=5), id="recover", next_run_time=datetime.now(UTC)
+            )
+        self._room.dispatcher.doubt_settled = self._sweep_soon
         self._turning.start()
         self._schedule_upkeep()
         for route in self._room.routes.values():
@@ -91,7 +96,7 @@ class Service:
     def _watch(self) -> int:
         """Feed the watchdog and obey signals until one says to stop; return that one."""
         interval = systemd.watchdog_interval()
-        tick: float = 1.0 if interval is None else min(1.0, interval / 4)
+        tick = 1.0 if interval is None else min(1.0, interval.total_seconds() / 4)
         while True:
             self._wake.wait(tick)
             self._wake.clear()
@@ -102,7 +107,8 @@ class Service:
             if numbers:
                 # However many came, the last state of the file counts.
                 self._reload()
-            if self._lives() and interval is not None:
+            lives = self._lives()
+            if lives and interval is not None:
                 systemd.notify("WATCHDOG=1", self._status())
 
     def _lives(self) -> bool:
@@ -148,7 +154,11 @@ class Service:
         self._scheduler.add_job(self._beat, IntervalTrigger(seconds=1), id="pulse", executor="pulse")
         for name, every, act in self._room.upkeep():
             self._scheduler.add_job(
-                self._guarded, IntervalTrigger(seconds=every.total_seconds()), args=[act], id=name, replace_existing=True
+                self._guarded,
+                IntervalTrigger(seconds=every.total_seconds()),
+                args=[act],
+                id=name,
+                replace_existing=True,
             )
 
     def _beat(self) -> None:
@@ -158,6 +168,25 @@ class Service:
         route = self._room.routes.get(name)
         if route is not None and not self._room.stopping.is_set():
             self._guarded(lambda: route.poll(self._room.store, self._room.clock))
+
+    def _recover(self) -> None:
+        def act() -> None:
+            if self._room.recover():
+                self._scheduler.remove_job("recover")
+
+        self._guarded(act)
+
+    def _sweep_soon(self) -> None:
+        """Sweep once more when no copy of the attempts now in doubt can be alive."""
+        if self._scheduler.get_job("sweep after doubt") is None:
+            settle = max((route.policy.settle for route in self._room.routes.values()), default=timedelta(0))
+            self._scheduler.add_job(
+                self._guarded,
+                DateTrigger(run_date=datetime.now(UTC) + settle),
+                args=[self._room.sweep],
+                id="sweep after doubt",
+                replace_existing=True,
+            )
 
     def _guarded(self, act: Callable[[], object]) -> None:
         """Run a job; a database that is away is told and not a reason to end the schedule."""
@@ -203,7 +232,7 @@ class Service:
         self._scheduler.shutdown(wait=False)
         if unfinished == 0 and not self._turning.is_alive():
             self._room.close()
-        from poller.logs import flush  # noqa: PLC0415
+        from poller.logs import flush
 
         flush()
         # A worker that hangs in a read would keep the interpreter for its whole time-out. What it was doing is

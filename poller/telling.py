@@ -26,9 +26,14 @@ def tell_settled(settled: Iterable[Settled]) -> None:
             case State.WAITING:
                 log.warning("record_waiting", **_who(each), **_trouble(each, verdict))
             case State.UNKNOWN if verdict.outcome is not None:
-                log.warning("record_unknown", **_who(each), **_trouble(each, verdict), hint="it is looked up before any new attempt")
+                log.warning(
+                    "record_unknown",
+                    **_who(each),
+                    **_trouble(each, verdict),
+                    hint="it is looked up before any new attempt",
+                )
             case _:
-                log.debug("record_" + str(verdict.state), **_who(each), reason=verdict.reason)
+                log.debug("record_ready", **_who(each), reason=verdict.reason)
 
 
 def _who(each: Settled) -> dict[str, object]:

@@ -1,6 +1,4 @@
-"""
-Settings in, routes out: the one module that knows every edge.
-"""
+"""Settings in, routes out: the one module that knows every edge."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ from poller.lifecycle import Policy
 from poller.model import Intent
 from poller.ports import Sink, Source
 from poller.route import Route, Schedule
-from poller.settings import Route as RouteSettings
-from poller.settings import Settings
+from poller.settings import Route as RouteSettings, Settings
 from poller.sinks import SINKS
 from poller.sources import SOURCES
 from poller.store import Store
@@ -37,7 +34,7 @@ class Gate:
         return self.may_send(intent.number)
 
 
-def wire(  # noqa: PLR0913, PLR0917  what a route is made of
+def wire(
     settings: Settings,
     store: Store,
     clock: Clock,

@@ -16,6 +16,7 @@ from poller.model import (
     Fields,
     Intent,
     Operation,
+    Owned,
     Page,
     Prepared,
     Ready,
@@ -134,7 +135,11 @@ class FakeSink:
         read_back = (not self.blind) if intent.read_back else None
         honoured = (sys_id == intent.derived_sys_id) if intent.with_sys_id else None
         return Receipt(
-            learnt="response", sys_id=sys_id, number=f"INC{len(self.rows):07}", read_back=read_back, sys_id_honoured=honoured
+            learnt="response",
+            sys_id=sys_id,
+            number=f"INC{len(self.rows):07}",
+            read_back=read_back,
+            sys_id_honoured=honoured,
         )
 
     def find(self, intents: Sequence[Intent]) -> list[Receipt | None]:
@@ -145,6 +150,13 @@ class FakeSink:
             self._receipt(i.correlation_id, "lookup", i.derived_sys_id) if i.correlation_id in self.rows else None
             for i in intents
         ]
+
+    def owned(self, prefix: str, *, since: datetime, most: int) -> list[Owned]:
+        return [
+            Owned(sys_id=sys_id, correlation_id=correlation_id, created_at="2026-01-02 03:04:05")
+            for correlation_id, sys_id in self.rows.items()
+            if correlation_id.startswith(f"{prefix}:")
+        ][:most]
 
     def _receipt(self, correlation_id: str, learnt: str, derived: str) -> Receipt:
         sys_id = self.rows[correlation_id]

@@ -43,6 +43,8 @@ class House:
             receiver=receiver,
             schedule=Schedule(every=timedelta(seconds=30)),
             policy=replace(POLICY, **route.pop("policy", {})),
+            wake=lambda: None,
+            stopping=lambda: False,
             **route,
         )
         self.dispatcher = self.dispatch()

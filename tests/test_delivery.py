@@ -15,8 +15,7 @@ from poller.errors import (
 )
 from poller.model import Intent, Malformed, Page
 from poller.store import Store
-from poller.tables import checkpoints, proofs, routes
-from poller.tables import records as records_table
+from poller.tables import checkpoints, proofs, records as records_table, routes
 from tests.fakes import FakeSink, last, records
 from tests.house import House
 

@@ -19,13 +19,12 @@ from urllib.parse import quote, urlencode
 import certifi
 import requests
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from urllib3.util import parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
 from poller import __version__
 from poller.clients.address import check_proxy, check_url
 from poller.clients.auth import AuthSettings, NoAuth
-from poller.clients.transport import Limits, Target, Transport, header_line
+from poller.clients.transport import Limits, Target, Transport, header_line, target_of
 from poller.errors import TransientError, UnknownOutcome
 from poller.values import Duration, Model, Size
 
@@ -177,11 +176,7 @@ def parse_date(text: str | None) -> datetime | None:
 @lru_cache(maxsize=512)
 def _target(url: str, plaintext: bool) -> Target:  # noqa: FBT001  a cache takes no names cheaply
     check_url(url, allow_plaintext=plaintext)
-    parts = parse_url(url)
-    scheme, host = parts.scheme or "https", (parts.host or "").strip("[]")
-    port = parts.port or (443 if scheme == "https" else 80)
-    authority = (parts.host or "") + (f":{parts.port}" if parts.port else "")
-    return Target(scheme=scheme, host=host, port=port, path=parts.request_uri, authority=authority)
+    return target_of(url)
 
 
 @lru_cache(maxsize=512)
@@ -215,6 +210,7 @@ class HttpRemote:
         self._plaintext = isinstance(settings, RemoteSettings) and settings.allow_plaintext
         self._transport = Transport(
             connections=connections,
+            limits=self._limits,
             context=settings.tls.context(),
             proxy=settings.proxy,
             user_timeout=user_timeout if writes else None,

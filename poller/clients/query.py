@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -99,6 +100,14 @@ class Query:
     def ends_with(self, field: str, value: str) -> Query:
         """Add ``fieldENDSWITHvalue``."""
         return self._with(f"{check_field(field)}ENDSWITH{check_value(value)}")
+
+    def created_since(self, moment: datetime) -> Query:
+        """Add ``sys_created_on>=…``; the instance compares UTC, to the second."""
+        return self._with(f"sys_created_on>={moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+
+    def after(self, sys_id: str) -> Query:
+        """Add ``sys_id>…``, to go on behind a page that was ordered by it."""
+        return self._with(f"sys_id>{check_value(sys_id)}")
 
     def order_by(self, field: str) -> Query:
         """Add an ordering; rows of equal value come in any order."""

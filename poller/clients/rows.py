@@ -7,17 +7,19 @@ Source: guarantee.md 2.2, 2.3 (3), (6), (10).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Final, Protocol
 
 from poller.clients.answers import is_sys_id
 from poller.clients.query import Query, chunks
 from poller.errors import HeldError, TransientError
-from poller.model import Difference, Fields, Receipt
+from poller.model import Difference, Fields, Owned, Receipt
 
 #: What every look-up asks for.
 COLUMNS: Final = ("sys_id", "number", "correlation_id", "correlation_display", "sys_created_on")
 _MOST: Final = 50
 _CHARACTERS: Final = 6000
+_PAGE: Final = 1000
 
 
 class Reader(Protocol):
@@ -70,6 +72,28 @@ class Incidents:
     def by_sys_id(self, wanted: Mapping[str, str]) -> dict[str, list[Fields]]:
         """Return the rows of each derived sys_id, under its correlation id."""
         return self._ask("sys_id", wanted)
+
+    def owned(self, prefix: str, *, since: datetime, most: int) -> list[Owned]:
+        """
+        Return the rows that bear ids of this installation, by sys_id.
+
+        Raises:
+            TransientError, BlockedError: Not all is known.
+        """
+        found: list[Owned] = []
+        query = Query().starts_with("correlation_id", f"{prefix}:").created_since(since)
+        page = query
+        while len(found) < most:
+            limit = min(_PAGE, most - len(found))
+            rows = self._reader.table_get(self._table, page.order_by("sys_id"), COLUMNS, limit)
+            mine = [row for row in rows if is_sys_id(row.get("sys_id"))]
+            # An instance may have dropped the condition: what does not bear our prefix is not ours.
+            found += [_owned(row) for row in mine if str(row.get("correlation_id")).startswith(f"{prefix}:")]
+            # Rows that we may not read are missing from a page, so only an empty one is the end.
+            if not mine:
+                break
+            page = query.after(str(mine[-1]["sys_id"]))
+        return found
 
     def known(
         self, wanted: Mapping[str, str], *, by_sys_id: bool, displays: Mapping[str, tuple[str, str]]
@@ -132,6 +156,15 @@ class Incidents:
         for mine in found.values():
             mine.sort(key=lambda row: (str(row.get("sys_created_on") or ""), str(row["sys_id"])))
         return found
+
+
+def _owned(row: Fields) -> Owned:
+    return Owned(
+        sys_id=str(row["sys_id"]),
+        correlation_id=str(row["correlation_id"]),
+        number=str(row.get("number") or "") or None,
+        created_at=str(row.get("sys_created_on") or "") or None,
+    )
 
 
 def receipt(rows: Sequence[Fields], correlation_id: str, sent_sys_id: str | None) -> Receipt:

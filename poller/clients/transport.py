@@ -26,11 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import EmptyPoolError, NameResolutionError
-from urllib3.util import Retry
+from urllib3.util import Retry, parse_url
 
 from poller.errors import BlockedError, TransientError, UnknownOutcome
 
@@ -40,6 +41,8 @@ IDLE_SECONDS: Final = 10.0
 _PIECE: Final = 65536
 _ABORT: Final = struct.pack("ii", 1, 0)
 _UNSAFE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+#: Headers that `exchange` writes, or that are never sent.
+_OURS: Final = frozenset({"Host", "Content-Length", "Transfer-Encoding", "Connection", "Cookie", "Accept-Encoding"})
 _KEEP: Final = re.compile(r"timeout=(\d{1,6})")
 
 
@@ -54,6 +57,15 @@ class Target:
     path: str
     #: The Host header.
     authority: str
+
+
+def target_of(url: str) -> Target:
+    """Return where *url* leads; whether it may be spoken to is checked elsewhere."""
+    parts = parse_url(url)
+    scheme, host = parts.scheme or "https", (parts.host or "").strip("[]")
+    port = parts.port or (443 if scheme == "https" else 80)
+    authority = (parts.host or "") + (f":{parts.port}" if parts.port else "")
+    return Target(scheme=scheme, host=host, port=port, path=parts.request_uri, authority=authority)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +95,8 @@ class _Wire(io.RawIOBase):
         self._sock = sock
         self._read = read
         self._ends = ends
+        #: The server has said that nothing more comes.
+        self.over = False
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Take the place of a socket, as far as http.client asks for one."""
@@ -96,7 +110,9 @@ class _Wire(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("no whole answer before the deadline")
         self._sock.settimeout(min(self._read, left))
-        return self._sock.recv_into(buffer)
+        count = self._sock.recv_into(buffer)
+        self.over = count == 0
+        return count
 
 
 class _Kept:
@@ -140,6 +156,8 @@ class Transport(HTTPAdapter):
     Args:
         connections: To one host at the same time; a further call waits for one to become free.
 
+        limits: Of requests that come from the session.
+
         context: Verifies the server; holds our own certificate where there is one.
 
         proxy: ``http://host:port`` or None.
@@ -149,8 +167,15 @@ class Transport(HTTPAdapter):
     """
 
     def __init__(
-        self, *, connections: int, context: ssl.SSLContext, proxy: str | None = None, user_timeout: float | None = None
+        self,
+        *,
+        connections: int,
+        context: ssl.SSLContext,
+        limits: Limits,
+        proxy: str | None = None,
+        user_timeout: float | None = None,
     ) -> None:
+        self._limits = limits
         self._context = context
         self._proxy = proxy
         self._options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
@@ -213,6 +238,17 @@ class Transport(HTTPAdapter):
             if not healthy:
                 connection.close()
             pool._put_conn(connection)  # noqa: SLF001  urllib3 has no public way to drive a pooled connection
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:  # noqa: ANN401  requests' own signature, whose options are ours to set
+        """Carry out what a session asks, so that whoever uses the session has the same guards."""
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        head = "".join(header_line(name, str(value)) for name, value in request.headers.items() if name not in _OURS)
+        reply = self.exchange(request.method or "GET", target_of(request.url or ""), head, body, self._limits)
+        response = requests.Response()
+        response.status_code, response.request, response.url = reply.status, request, request.url or ""
+        response.headers.update(reply.headers.items())
+        response._content = reply.body  # noqa: SLF001  requests has no way to set it
+        return response
 
     def _pool(self, target: Target) -> HTTPConnectionPool:
         key = (target.scheme, target.host, target.port)
@@ -289,7 +325,13 @@ def _converse(
         wire = _Wire(sock, limits.read, ends)
         response = http.client.HTTPResponse(cast("socket.socket", wire), method=method)
         response.begin()
+        if wire.over:
+            # http.client takes the end of the connection for the end of the headers.
+            raise http.client.IncompleteRead(b"")
         body = _read(response, limits.max_body)
+        if response.chunked and wire.over:
+            # http.client takes "0" for the last chunk even where the connection ended right behind that digit.
+            raise http.client.IncompleteRead(b"")
         keep = 0.0 if response.will_close else _keep(response.headers)
         return Reply(status=response.status, headers=response.headers, body=body), keep
     except Exception as error:

@@ -25,7 +25,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 # No charsets of documents: escapes of other languages, and slow beyond measure on a large body.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw_unicode_escape", "unicode_escape", "undefined", "utf-7"})
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"})
 
 
 class FormatFault(ValueError):
@@ -41,7 +41,7 @@ def decode(body: bytes, encoding: str | None) -> str:
     """
     name = next((marked for mark, marked in _MARKS if body.startswith(mark)), encoding or "utf-8")
     try:
-        if codecs.lookup(name).name in _NO_CHARSETS:
+        if codecs.lookup(name).name.replace("_", "-") in _NO_CHARSETS:
             raise LookupError
         return body.decode(name)
     except LookupError:

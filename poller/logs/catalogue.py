@@ -209,14 +209,14 @@ EVENTS: dict[str, EventSpec] = {
         "Another installation with the same `correlation_prefix`, or a restored database: settle which.",
     ),
     "incident_missing": EventSpec(
-        "error",
-        "route, key, correlation_id, number, sys_ids",
+        "warning",
+        "route, key, correlation_id, number, sys_id",
         "An incident that was delivered is gone. It is not made again.",
         "Ask who deleted it.",
     ),
     "database_lost": EventSpec(
         "error",
-        "route, correlation_id, sys_ids",
+        "route, error, seconds, looked_up_again, correlation_id, sys_ids",
         "The database is older than what was sent: it was lost, or a backup was restored. Creates are held until that is safe.",
         'See the README, "After a lost database".',
     ),
@@ -228,11 +228,14 @@ EVENTS: dict[str, EventSpec] = {
     ),
     # Upkeep.
     "sweep_finished": EventSpec(
-        "info", "incidents, duplicates, foreign, missing, seconds", "The regular look for duplicates is done.", _NOTHING
+        "info",
+        "instance, incidents, doubled, foreign, missing, seconds",
+        "The regular look for duplicates is done.",
+        _NOTHING,
     ),
     "sweep_failed": EventSpec(
         "warning",
-        "error",
+        "instance, error",
         "The regular look for duplicates got no answer; it is made again at its next time.",
         "See `error`.",
     ),

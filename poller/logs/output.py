@@ -43,11 +43,14 @@ class Output:
         self._taken = self._written = 0
         self._told = 0
         self._lost = 0
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def put(self, line: bytes) -> None:
         """Take one line, with its newline, or drop it. Called with the handler's lock held."""
-        if self._queue.qsize() >= MAX_LINES or self._taken - self._written > MAX_BYTES:
+        full = self._queue.qsize() >= MAX_LINES or self._taken - self._written > MAX_BYTES
+        # What the writing thread itself has to say is that lines were dropped: that one always fits.
+        if full and threading.current_thread() is not self._thread:
             self.dropped += 1
             return
         self._taken += len(line)
@@ -58,10 +61,6 @@ class Output:
         done = threading.Event()
         self._queue.put(done)
         return done.wait(timeout)
-
-    def close(self) -> None:
-        """Let go of the stream, after what is under way."""
-        self.flush(1.0)
 
     def _run(self) -> None:
         while True:

@@ -73,7 +73,7 @@ def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
         line = orjson.dumps(event, default=_plain).decode()
     except Exception:  # noqa: BLE001  half a surrogate pair, a number beyond 64 bits
         line = _as_json_slowly(event)
-    return line if line.isascii() else _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+    return line if line.isascii() and "\x7f" not in line else _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _as_json_slowly(event: EventDict) -> str:

@@ -45,7 +45,7 @@ def _count(most: int) -> Callable[[str], int]:
 def _chance(text: str) -> tuple[str, float]:
     name, _, chance = text.partition("=")
     try:
-        return next(iter(dice.probabilities({name: float(chance)}, faults.FAULTS).items()))
+        return next(iter(dice.probabilities({name: float(chance)}, faults.KINDS).items()))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

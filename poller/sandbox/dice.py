@@ -2,24 +2,24 @@
 
 import random
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from poller.sandbox.options import Json
 from poller.sandbox.wire import Request
 
 
-def probabilities(wanted: Mapping[str, Json], known: Iterable[str]) -> dict[str, float]:
+def probabilities(wanted: Mapping[str, Json], known: Mapping[str, frozenset[str]]) -> dict[str, float]:
     """
-    Check a table of fault names and probabilities.
+    Check a table of fault names, perhaps each with its kind of call before a colon, and probabilities.
 
     Raises:
         ValueError: A fault nobody knows, or a probability outside 0..1.
     """
-    names = set(known)
-    for name, chance in wanted.items():
-        if name not in names:
-            message = f"unknown fault {name!r}; there are: {', '.join(sorted(names))}"
+    for qualified, chance in wanted.items():
+        only, _, name = qualified.rpartition(":")
+        if name not in known or only not in {"", *known[name]}:
+            message = f"unknown fault {qualified!r}; there are: {', '.join(sorted(known))}"
             raise ValueError(message)
         if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
             message = f"fault {name}: expected a probability between 0 and 1, got {chance!r}"
@@ -88,8 +88,9 @@ class Dice:
             return ""
         with self._lock:
             point = self._random.random()
-        for name, chance in self.chances.items():
-            if kind in self._kinds[name]:
+        for qualified, chance in self.chances.items():
+            only, _, name = qualified.rpartition(":")
+            if kind in self._kinds[name] and only in {"", kind}:
                 point -= chance
                 if point < 0:
                     return name

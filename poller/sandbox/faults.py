@@ -5,7 +5,8 @@ The faults a sandbox can be made to show; ``--help`` prints this table too.
 ``late`` ones carry it out when the client has long lost its connection. A call that fails for a reason of its
 own, such as a dead token, is answered as it deserves and not spoilt.
 
-A fault is set by probability (``--fault NAME=PROB``, ``POST /sandbox/faults``), for the next calls
+A fault is set by probability (``--fault NAME=PROB``, ``POST /sandbox/faults``; it then befalls every kind of call
+it can happen to, or one kind when written ``create:NAME``, ``read:``, ``write:``, ``token:``), for the next calls
 (``POST /sandbox/next``) or for one call (header ``X-Sandbox-Fault: NAME``).
 """
 
@@ -109,7 +110,9 @@ def _cut_json(response: Response, _switches: Switches) -> Response:
 
 def _appended_error(response: Response, _switches: Switches) -> Response:
     tail = json.dumps({"error": {"message": CANCELLED, "detail": _CANCELLED_DETAIL}, "status": "failure"})
-    return replace(response, status=200, body=response.body.rstrip(b"}").rstrip(b"]") + b"]," + tail[1:].encode())
+    return replace(
+        response, status=200, body=response.body.rstrip(b"}").rstrip(b"]").rstrip(b"}") + b"]," + tail[1:].encode()
+    )
 
 
 def _result_and_error(response: Response, _switches: Switches) -> Response:
@@ -257,6 +260,7 @@ FAULTS |= {
         "error_200_before_commit": "error_200",
     }.items()
 }
+KINDS = {name: fault.kinds for name, fault in FAULTS.items()}
 
 
 def table(faults: Mapping[str, Fault] = FAULTS) -> str:

@@ -197,14 +197,14 @@ class Reader:
         """Return *row* as a call wants to see it."""
         wanted = [name.strip() for name in ask.parameters.get("sysparm_fields", "").split(",") if name.strip()]
         names = list(dict.fromkeys(wanted)) or list(self._store.tables[table].definition.columns)
-        hidden = self._switches.unreadable_fields
+        hidden, columns = self._switches.unreadable_fields, self._store.tables[table].definition.columns
         display, links = ask.display, not ask.flag("sysparm_exclude_reference_link")
         result: Fields = {}
         for name in names:
-            column = self.column(table, name)
+            column = columns.get(name) or self.column(table, name)
             if column is None or name in hidden:
                 continue
-            value = self.value(table, row, name)
+            value = row[name] if name in row else self.value(table, row, name)
             if column.kind == "journal_input":
                 value = ""  # journal fields are write-only; their entries are rows elsewhere
             if not column.reference and display == "false":

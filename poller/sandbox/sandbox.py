@@ -4,10 +4,10 @@ import contextlib
 import ssl
 from typing import Self
 
+from poller.sandbox import faults
 from poller.sandbox.clock import Clock
 from poller.sandbox.control import Control
 from poller.sandbox.dice import Dice
-from poller.sandbox.faults import FAULTS
 from poller.sandbox.helpdesk import KINDS, HelpDesk
 from poller.sandbox.instance import Instance
 from poller.sandbox.ledger import Ledger
@@ -39,7 +39,7 @@ class Sandbox:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.switches = self.options.switches
-        dice = Dice(self.options.seed, self.options.faults, kinds={name: fault.kinds for name, fault in FAULTS.items()})
+        dice = Dice(self.options.seed, self.options.faults, kinds=faults.KINDS)
         self._store = Store(self.options.state)
         with contextlib.ExitStack() as undo:
             undo.callback(self._store.close)

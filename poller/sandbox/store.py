@@ -21,6 +21,9 @@ from poller.sandbox.tables import TABLES, Definition
 Fields = dict[str, Json]
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+
 class StateError(Exception):
     """The state file cannot be used; the text says why."""
 
@@ -63,7 +66,7 @@ class Journal:
 
     def write(self, what: str, value: Json) -> None:
         """Append one entry."""
-        line = json.dumps([what, value], separators=(",", ":")).encode() + b"\n"
+        line = _ENCODER.encode([what, value]).encode() + b"\n"
         with self._lock:
             if self._open:
                 os.write(self._file, line)
@@ -145,8 +148,7 @@ class Store:
         self._numbers: dict[str, int] = {"incident": 10000}
         self._readers: dict[str, Callable[[Json], None]] = {
             "seeded": self._read_seeded,
-            "number": self._read_number,
-            "row": lambda value: self.tables[value[0]].put(value[1]),
+            "row": self._read_row,
             "gone": lambda value: self.tables[value[0]].remove(value[1]),
         }
 
@@ -167,8 +169,11 @@ class Store:
     def _read_seeded(self, value: Json) -> None:
         self.seeded = bool(value)
 
-    def _read_number(self, value: Json) -> None:
-        self._numbers[value[0]] = max(value[1], self._numbers.get(value[0], 0))
+    def _read_row(self, value: Json) -> None:
+        table, row, number = value
+        self.tables[table].put(row)
+        if number:
+            self._numbers[table] = max(number, self._numbers[table])
 
     def mark_seeded(self) -> None:
         """Remember that the first users and tickets are made."""
@@ -187,16 +192,14 @@ class Store:
         with self.lock:
             if row["sys_id"] in self.tables[table].rows:
                 return False
-            self.write("row", [table, row])
-            if table in self._numbers:
-                self.write("number", [table, self._numbers[table]])
+            self.write("row", [table, row, self._numbers.get(table, 0)])
             self.tables[table].put(row)
         return True
 
     def replace(self, table: str, row: Row) -> None:
         """Commit a changed row."""
         with self.lock:
-            self.write("row", [table, row])
+            self.write("row", [table, row, 0])
             self.tables[table].put(row)
 
     def remove(self, table: str, sys_id: str) -> bool:

@@ -13,13 +13,12 @@ from poller.sandbox.writing import Refusal, Writer, body_fields
 
 _PATH = re.compile(r"/api/now(/v[12])?/(table|stats)/([^/]+)(?:/([^/]+))?/?", re.ASCII)
 _NO_RECORD = ("No Record found", "Record doesn't exist or ACL restricts the record retrieval")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 _WRITES = {"POST", "PUT", "PATCH"}
 
 
 def _json(status: int, content: Json) -> Response:
-    return Response(
-        status, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-    )
+    return Response(status, _ENCODER.encode(content).encode("utf-8", "surrogatepass"))
 
 
 @functools.lru_cache(maxsize=4096)

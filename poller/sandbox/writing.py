@@ -88,7 +88,8 @@ class Writer:
         self._clock = clock
         self._patience = patience
         self.commits = threading.Event()  # clear while the switch hold_commits is on
-        self.commits.set()
+        if not switches.hold_commits:
+            self.commits.set()
 
     def insert(self, table: str, sent: Fields, identity: str, *, by_display: bool, delay: float = 0.0) -> Row:
         """

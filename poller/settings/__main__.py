@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 from poller.settings.shape import schema
 
@@ -9,7 +10,14 @@ from poller.settings.shape import schema
 def text() -> str:
     """Return the committed form of the schema."""
     head = {"$schema": "http://json-schema.org/draft-07/schema#"}
-    return json.dumps(head | schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(head | _plain(schema()), indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401  any piece of JSON
+    """Leave out the titles that pydantic makes of the names."""
+    if isinstance(node, dict):
+        return {key: _plain(part) for key, part in node.items() if not (key == "title" and isinstance(part, str))}
+    return [_plain(part) for part in node] if isinstance(node, list) else node
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Problem:
 
 
 def key(step: str | int) -> str:
+    """Return one step of a path as it would stand in TOML."""
     if isinstance(step, int) or re.fullmatch(r"[A-Za-z0-9_-]+", step):
         return str(step)
     return json.dumps(step[:80])

@@ -40,6 +40,7 @@ def nodes(path: Path, raw: Any) -> list[dict[str, Any]]:  # noqa: ANN401
 
 
 def has(value: object, step: str | int) -> bool:
+    """Say whether *value* holds *step*."""
     if isinstance(value, dict):
         return step in value
     return isinstance(value, list) and isinstance(step, int) and step < len(value)
@@ -61,10 +62,12 @@ def _type_of(form: dict[str, Any]) -> object:
 
 
 def types(path: Path, raw: Mapping[str, Any]) -> list[str]:
+    """Return the types that are known at *path*, in quotes."""
     return [json.dumps(found) for node in nodes(path, raw) if (found := _type_of(node))]
 
 
 def at(path: Path, raw: Any) -> Any:  # noqa: ANN401
+    """Return what stands at *path* of the file, None where nothing does."""
     for step in path:
         if not has(raw, step):
             return None

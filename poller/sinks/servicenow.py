@@ -37,6 +37,7 @@ from poller.model import (
     AlreadyThere,
     Intent,
     Operation,
+    Owned,
     Prepared,
     Ready,
     Receipt,
@@ -349,6 +350,9 @@ class ServiceNowSink:
             self._incidents.check_display(mine, *displays[intent.correlation_id])
             found.append(receipt(mine, intent.correlation_id, intent.derived_sys_id if intent.with_sys_id else None))
         return found
+
+    def owned(self, prefix: str, *, since: datetime, most: int) -> list[Owned]:
+        return self._incidents.owned(prefix, since=since, most=most)
 
     def _by_sys_id(self, intents: Iterable[Intent]) -> bool:
         return self.proven() or any(intent.with_sys_id for intent in intents)

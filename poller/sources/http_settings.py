@@ -82,6 +82,21 @@ class HttpSourceSettings(RemoteSettings):
     ] = ()
     paging: PagingSettings = NoPaging()
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str, info: ValidationInfo) -> str:
+        if "{{" in url:
+            raise ValueError("is asked as it is; templates are for params")
+        check_url(url, allow_plaintext=info.data.get("allow_plaintext", False))
+        return url
+
+    @field_validator("required")
+    @classmethod
+    def _among_fields(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if missing := [name for name in names if name not in info.data.get("fields", names)]:
+            raise ValueError(f"{missing[0]} is not among the fields")
+        return names
+
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
@@ -130,23 +145,12 @@ class HttpSourceSettings(RemoteSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = [*self._address_problems(), *self._checkpoint_problems()]
+        problems = [*self._checkpoint_problems()]
         if isinstance(self.auth, (ClientCredentialsAuth, PasswordAuth)) and self.auth.token_url is None:
             problems.append("auth.token_url is required")
-        if missing := [name for name in self.required if name not in self.fields]:
-            problems.append(f"required names {missing[0]}, which is not among the fields")
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    def _address_problems(self) -> Iterator[str]:
-        if "{{" in self.url:
-            yield "url is asked as it is; templates are for params"
-            return
-        try:
-            check_url(self.url, allow_plaintext=self.allow_plaintext)
-        except ValueError as error:
-            yield f"url: {error}"
 
     def _checkpoint_problems(self) -> Iterator[str]:
         if self.paging.resumes and self.checkpoint is not None:

@@ -163,7 +163,10 @@ def _durable_sqlite(dbapi: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: A
     dbapi.isolation_level = None
     for pragma in (f"busy_timeout={SQLITE_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         dbapi.execute("PRAGMA " + pragma)
-    if dbapi.execute("PRAGMA journal_mode").fetchone()[0] != "wal" or dbapi.execute("PRAGMA synchronous").fetchone()[0] < 2:  # noqa: PLR2004  FULL
+    if (
+        dbapi.execute("PRAGMA journal_mode").fetchone()[0] != "wal"
+        or dbapi.execute("PRAGMA synchronous").fetchone()[0] < 2
+    ):
         raise DatabaseUnusable("SQLite refuses WAL with synchronous=FULL here (a network file system?)")
 
 

@@ -121,11 +121,21 @@ def fix_prefix(connection: Connection, prefix: str) -> None:
         if connection.execute(select(records.c.id).limit(1)).first():
             raise SettingsError(
                 [
-                    f'servicenow.correlation_prefix: is "{prefix}", but the records in the database were made under '
-                    f'"{kept}"; it is never changed'
+                    f'servicenow.correlation_prefix: is "{prefix}", but records were made under "{kept}"; it is never changed'
                 ]
             )
         connection.execute(update(facts).where(facts.c.name == PREFIX).values(value=prefix))
+
+
+def fact(connection: Connection, name: str) -> str | None:
+    """Return what is true of this installation under *name*."""
+    return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
+
+
+def keep_fact(connection: Connection, name: str, value: str) -> None:
+    """Keep what is true of this installation."""
+    statement = upsert(connection, facts).on_conflict_do_update(index_elements=["name"], set_={"value": value})
+    connection.execute(statement, [{"name": name, "value": value}])
 
 
 # Polling.
@@ -134,9 +144,7 @@ def fix_prefix(connection: Connection, prefix: str) -> None:
 def poll_standing(connection: Connection, route_id: int) -> PollStanding:
     """Return the checkpoint and the backoff of a route's polls."""
     c = checkpoints.c
-    row = connection.execute(
-        select(c.value, c.not_before, c.failures).where(c.route_id == route_id)
-    ).one()
+    row = connection.execute(select(c.value, c.not_before, c.failures).where(c.route_id == route_id)).one()
     return PollStanding(value=row.value, not_before=row.not_before, failures=row.failures)
 
 
@@ -183,6 +191,17 @@ def write_route(connection: Connection, after: RouteStanding, *, held_at: dateti
     )
 
 
+def hold_route(
+    connection: Connection, route_id: int, reason: str, error: str, *, now: datetime, until: datetime | None
+) -> None:
+    """Let the route create nothing: until a moment, or (None) until somebody lifts the hold."""
+    connection.execute(
+        update(routes)
+        .where(routes.c.id == route_id)
+        .values(held_reason=reason, held_error=error, held_at=now, held_until=until)
+    )
+
+
 def release_route(connection: Connection, route_id: int) -> None:
     """Lift a hold."""
     connection.execute(
@@ -205,7 +224,9 @@ def remote_standing(connection: Connection) -> dict[str, RemoteStanding]:
     """Return how each remote stands that ever failed."""
     c = remotes.c
     rows = connection.execute(select(c.name, c.paused_until, c.failures, c.error))
-    return {row.name: RemoteStanding(paused_until=row.paused_until, failures=row.failures, error=row.error) for row in rows}
+    return {
+        row.name: RemoteStanding(paused_until=row.paused_until, failures=row.failures, error=row.error) for row in rows
+    }
 
 
 def pause_remote(connection: Connection, name: str, standing: RemoteStanding) -> None:

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Integer, and_, bindparam, case, func, insert, literal, select, type_coerce, update
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    type_coerce,
+    update,
+)
 
 from poller.lifecycle import Claim, Verdict
 from poller.model import FINISHED, Guard, Intent, Operation, Record, State
@@ -84,7 +97,12 @@ def settle(connection: Connection, owner: str, settled: Sequence[Settled], *, no
     for each in lost:
         if each.verdict.receipt is not None:
             receipt = each.verdict.receipt
-            values = {"delivery_id": each.claim.id, "sys_id": receipt.sys_id, "number": receipt.number, "arrived_at": now}
+            values = {
+                "delivery_id": each.claim.id,
+                "sys_id": receipt.sys_id,
+                "number": receipt.number,
+                "arrived_at": now,
+            }
             connection.execute(insert(late_results), [values])
             # Whoever has it now looks at once, and finds it.
             connection.execute(
@@ -266,7 +284,9 @@ def under_way(connection: Connection, route_ids: Sequence[int]) -> int:
 _HOLD = (
     update(deliveries)
     .where(d.id == bindparam("row"))
-    .values(owner=bindparam("me"), epoch=bindparam("new_epoch"), lease_until=bindparam("lease", type_=Time), fresh=False)
+    .values(
+        owner=bindparam("me"), epoch=bindparam("new_epoch"), lease_until=bindparam("lease", type_=Time), fresh=False
+    )
 )
 _SEND = (
     update(deliveries)
@@ -304,7 +324,9 @@ def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> 
     connection.execute(_ADMIT, [{"row": claim.id, "at": now} for claim in claims])
 
 
-def commit_intents(connection: Connection, owner: str, claims: Sequence[Claim], *, now: datetime, lease_until: datetime) -> None:
+def commit_intents(
+    connection: Connection, owner: str, claims: Sequence[Claim], *, now: datetime, lease_until: datetime
+) -> None:
     """Write that each of *claims* may be on the wire from now on; they carry the raised epoch, attempt and intent number."""
     if claims:
         connection.execute(
@@ -375,13 +397,20 @@ def take_over(
         orphaned = d.owner.is_not(None)
     else:
         orphaned = and_(d.owner.is_not(None), d.lease_until < bindparam("moment", now, type_=Time))
-    rows = connection.execute(select(d.route_id, d.state, func.count()).where(orphaned).group_by(d.route_id, d.state)).all()
+    rows = connection.execute(
+        select(d.route_id, d.state, func.count()).where(orphaned).group_by(d.route_id, d.state)
+    ).all()
     if rows:
         connection.execute(
             insert(attempts).from_select(
                 ["delivery_id", "number", "intent", "started_at", "ended_at", "outcome", "excerpt"],
                 select(
-                    d.id, d.attempts, d.intent, d.started_at, type_coerce(literal(now, Time), Time), literal("unknown"),
+                    d.id,
+                    d.attempts,
+                    d.intent,
+                    d.started_at,
+                    type_coerce(literal(now, Time), Time),
+                    literal("unknown"),
                     literal("the process ended before the outcome was known"),
                 ).where(orphaned, d.state == State.SENDING),
             )
@@ -393,7 +422,9 @@ def take_over(
                 state=case((d.state == State.SENDING, str(State.UNKNOWN)), else_=d.state),
                 # Marked for `doubt`: in doubt, and no wait set yet.
                 safe_after=case((d.state == State.SENDING, None), else_=d.safe_after),
-                reason=case((d.state == State.SENDING, "the process ended before the outcome was known"), else_=d.reason),
+                reason=case(
+                    (d.state == State.SENDING, "the process ended before the outcome was known"), else_=d.reason
+                ),
                 lookups=case((d.state == State.SENDING, 0), else_=d.lookups),
                 not_before=now,
                 owner=None,
@@ -426,9 +457,7 @@ def clamp_doubts(connection: Connection, route_id: int, *, latest: datetime) -> 
 def next_due(connection: Connection) -> datetime | None:
     """Return when the next delivery is due that nobody works on; None: nothing is owed."""
     unfinished = (State.PENDING, State.READY, State.WAITING, State.UNKNOWN)
-    return connection.execute(
-        select(func.min(d.not_before)).where(d.state.in_(unfinished), d.owner.is_(None))
-    ).scalar()
+    return connection.execute(select(func.min(d.not_before)).where(d.state.in_(unfinished), d.owner.is_(None))).scalar()
 
 
 def unfinished(connection: Connection) -> dict[tuple[str, str], int]:

@@ -110,8 +110,14 @@ def serving(answer: Callable[[Arrived], Act], *, tls: ssl.SSLContext | None = No
 
 
 def answer(
-    body: bytes = b"{}", *, status: str = "200 OK", kind: str = "application/json", headers: dict[str, str] | None = None
+    body: bytes = b"{}",
+    *,
+    status: str = "200 OK",
+    kind: str = "application/json",
+    headers: dict[str, str] | None = None,
 ) -> bytes:
     """An HTTP answer with its length."""
     lines = {"Content-Type": kind, "Content-Length": str(len(body))} | (headers or {})
-    return f"HTTP/1.1 {status}\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in lines.items()).encode() + b"\r\n" + body
+    return (
+        f"HTTP/1.1 {status}\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in lines.items()).encode() + b"\r\n" + body
+    )

@@ -36,12 +36,12 @@ WHOLE = answer(b'{"result": []}', headers={"Date": "Mon, 23 Nov 2026 19:00:00 GM
 
 def test_an_answer_is_handed_over_whole() -> None:
     with serving(lambda _: Act(WHOLE)) as fake, remote() as http:
-        got = http.request("POST", fake.url + "/a b?x=1", params={"q": "a^b,c:d"}, headers={"X-B": "ü"}, body=b"body")
+        got = http.request("POST", fake.url + "/ä?x=1", params={"q": "a^b,c:d"}, headers={"X-B": "ü"}, body=b"body")
 
         assert (got.status, got.body, got.headers["x-a"], got.is_json) == (200, b'{"result": []}', "1", True)
         assert got.date is not None
         assert got.date.isoformat() == "2026-11-23T19:00:00+00:00"
-        assert fake.arrived[0].line == "POST /a%20b?x=1&q=a%5Eb,c:d HTTP/1.1"
+        assert fake.arrived[0].line == "POST /%C3%A4?x=1&q=a%5Eb,c:d HTTP/1.1"
         assert fake.arrived[0].body == b"body"
         assert fake.arrived[0].headers["host"] == f"127.0.0.1:{fake.port}"
 
@@ -60,16 +60,13 @@ def test_an_answer_cut_at_any_byte_is_unknown(whole: bytes, body: bytes, then: s
     with serving(lambda _: Act(whole[: cut["at"]], then)) as fake, remote(writes=True) as http:
         for at in range(len(whole)):
             cut["at"] = at
-            # The blank line after the last chunk says nothing more: all of the body is there.
-            if whole is CHUNKED and at >= len(whole) - 2:
-                continue
             with pytest.raises(UnknownOutcome):
                 http.request("POST", fake.url, body=b"x")
         cut["at"] = len(whole)
         if then == "close":
             assert http.request("POST", fake.url, body=b"x").body == body
         arrived = len(fake.arrived)
-    assert arrived == len(whole) + 1 - (then == "reset") - (2 if whole is CHUNKED else 0)
+    assert arrived == len(whole) + (then == "close")
 
 
 def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
@@ -276,9 +273,11 @@ def test_only_our_own_authority_is_trusted_when_one_is_given(authority: tuple[tr
 
 def test_another_host_name_and_old_tls_are_refused(authority: tuple[trustme.CA, Path]) -> None:
     ca, path = authority
-    with serving(lambda _: Act(WHOLE), tls=_context(ca, "other.example")) as fake, remote(tls={"ca": str(path)}) as http:
-        with pytest.raises(TransientError, match="not trusted"):
-            http.request("GET", fake.url.replace("http://", "https://"))
+    with (
+        serving(lambda _: Act(WHOLE), tls=_context(ca, "other.example")) as fake,
+        remote(tls={"ca": str(path)}) as http,pytest.raises(TransientError, match="not trusted")
+    ):
+        http.request("GET", fake.url.replace("http://", "https://"))
     old = _context(ca, "127.0.0.1")
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -373,7 +372,7 @@ def test_plain_http_elsewhere_needs_the_settings_word() -> None:
 
 
 def test_secrets_are_taken_out_of_an_excerpt() -> None:
-    body = b'<h1>no</h1>\x1b[0m\nBearer s3cr/et and s3cr%2Fet ' + b"x" * 500
+    body = b"<h1>no</h1>\x1b[0m\nBearer s3cr/et and s3cr%2Fet " + b"x" * 500
     with serving(lambda _: Act(answer(body, kind="text/html"))) as fake, remote() as http:
         text = http.request("GET", fake.url).text_excerpt(("s3cr/et",))
         assert "s3cr" not in text

@@ -46,7 +46,9 @@ class Caller:
         return self.call("POST", "incident", json=fields, headers={"X-Sandbox-Fault": fault} if fault else {})
 
     def control(self, method: str, name: str, content: Any = None) -> Any:
-        answer = requests.request(method, f"{self.url}/sandbox/{name}", json=content, timeout=10, verify=self.session.verify)
+        answer = requests.request(
+            method, f"{self.url}/sandbox/{name}", json=content, timeout=10, verify=self.session.verify
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()
 

@@ -73,7 +73,9 @@ def test_a_fault_answers_and_commits_as_its_name_says(caller: Caller, fault: str
     assert (entry["fault"], entry["committed"], entry["correlation_id"]) == (fault, bool(rows), "k:1")
 
 
-@pytest.mark.parametrize(("fault", "rows"), [("lost_answer", 1), ("reset_after", 1), ("cut_connection", 1), ("reset_before", 0)])
+@pytest.mark.parametrize(
+    ("fault", "rows"), [("lost_answer", 1), ("reset_after", 1), ("cut_connection", 1), ("reset_before", 0)]
+)
 def test_a_connection_lost_is_lost_before_or_after_the_commit(caller: Caller, fault: str, rows: int) -> None:
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         caller.create(fault=fault)
@@ -84,7 +86,9 @@ def test_a_connection_lost_is_lost_before_or_after_the_commit(caller: Caller, fa
 @pytest.mark.parametrize("fault", ["stall", "stall_after_commit", "late_commit_hang"])
 def test_a_stalled_call_is_never_answered(caller: Caller, fault: str) -> None:
     with pytest.raises(requests.ReadTimeout):
-        caller.session.post(caller.url + "/api/now/table/incident", json={}, headers={"X-Sandbox-Fault": fault}, timeout=0.2)
+        caller.session.post(
+            caller.url + "/api/now/table/incident", json={}, headers={"X-Sandbox-Fault": fault}, timeout=0.2
+        )
 
 
 def test_a_late_commit_comes_when_the_client_is_gone(caller: Caller) -> None:
@@ -97,7 +101,10 @@ def test_a_late_commit_comes_when_the_client_is_gone(caller: Caller) -> None:
 
     until(caller.incidents)
     until(lambda: len(caller.creates()) == 2)
-    assert [(entry["kind"], entry["committed"]) for entry in caller.creates()] == [("incident POST", False), ("late commit", True)]
+    assert [(entry["kind"], entry["committed"]) for entry in caller.creates()] == [
+        ("incident POST", False),
+        ("late commit", True),
+    ]
 
 
 def test_a_held_insert_commits_although_its_client_left(caller: Caller) -> None:
@@ -148,17 +155,23 @@ def test_an_expired_token_is_dead_for_good(caller: Caller) -> None:
 
 
 def test_faults_are_ordered_for_the_next_calls_that_match(caller: Caller) -> None:
-    caller.control("POST", "next", {"method": "POST", "path": "/api/now/table/incident", "fault": "500_after_commit", "count": 2})
+    caller.control(
+        "POST", "next", {"method": "POST", "path": "/api/now/table/incident", "fault": "500_after_commit", "count": 2}
+    )
     caller.control("POST", "next", {"method": "POST", "contains": "poison", "fault": "business_rule", "count": 1})
 
     assert caller.call("GET", "incident").status_code == 200
     assert [caller.create().status_code for _ in range(3)] == [500, 500, 201]
-    assert [caller.create(short_description=title).status_code for title in ("good", "poison", "poison")] == [201, 403, 201]
+    assert [caller.create(short_description=title).status_code for title in ("good", "poison", "poison")] == [
+        201,
+        403,
+        201,
+    ]
 
 
 def test_dice_repeat_by_seed(start: Start) -> None:
     def statuses(seed: int) -> list[int]:
-        caller = start(seed=seed, faults={"500_before_commit": 0.5})
+        caller = start(seed=seed, faults={"create:500_before_commit": 0.5})
         caller.session.headers["Authorization"] = "Basic " + base64.b64encode(b"svc.poller:sandbox-password").decode()
         return [caller.create().status_code for _ in range(20)]
 
@@ -196,7 +209,11 @@ def test_wrong_control_calls_say_why(caller: Caller) -> None:
 
 
 def test_rules_by_content_refuse_one_record_only(caller: Caller) -> None:
-    caller.switch(refuse=[{"field": "short_description", "contains": "poison", "status": 400, "message": "No", "detail": "thanks"}])
+    caller.switch(
+        refuse=[
+            {"field": "short_description", "contains": "poison", "status": 400, "message": "No", "detail": "thanks"}
+        ]
+    )
 
     assert caller.create(short_description="poison pill").json()["error"] == {"message": "No", "detail": "thanks"}
     assert caller.create(short_description="fine").status_code == 201
@@ -234,7 +251,9 @@ def test_too_many_calls_at_once_get_a_bare_429(caller: Caller) -> None:
     caller.switch(semaphore=2, latency="300ms")
     headers = dict(caller.session.headers)
 
-    statuses = at_once(4, lambda: requests.get(caller.url + "/api/now/table/sys_user", headers=headers, timeout=10).status_code)
+    statuses = at_once(
+        4, lambda: requests.get(caller.url + "/api/now/table/sys_user", headers=headers, timeout=10).status_code
+    )
 
     assert sorted(statuses) == [200, 200, 429, 429]
 
@@ -243,7 +262,10 @@ def test_a_shared_session_queues_and_then_accepts_without_doing(caller: Caller) 
     caller.switch(session_queue=1, insert_delay="300ms")
     headers = {**caller.session.headers, "Cookie": "glide_session_store=ABC"}
 
-    statuses = at_once(4, lambda: requests.post(caller.url + "/api/now/table/incident", json={}, headers=headers, timeout=10).status_code)
+    statuses = at_once(
+        4,
+        lambda: requests.post(caller.url + "/api/now/table/incident", json={}, headers=headers, timeout=10).status_code,
+    )
 
     assert sorted(statuses) == [201, 201, 202, 202]
     assert len(caller.incidents()) == 2
@@ -254,14 +276,22 @@ def test_latency_is_slept_side_by_side(caller: Caller) -> None:
     headers = dict(caller.session.headers)
     started = time.monotonic()
 
-    at_once(8, lambda: requests.post(caller.url + "/api/now/table/incident", json={}, headers=headers, timeout=10).status_code)
+    at_once(
+        8,
+        lambda: requests.post(caller.url + "/api/now/table/incident", json={}, headers=headers, timeout=10).status_code,
+    )
 
     assert 0.2 <= time.monotonic() - started < 1.2
 
 
 def test_clients_that_abort_leave_no_trace(caller: Caller, capfd: pytest.CaptureFixture[str]) -> None:
     host, port = caller.url.removeprefix("http://").split(":")
-    for sent in (b"", b"POST /api/now/ta", b"POST /api/now/table/incident HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"\x16\x03\x01 junk\r\n\r\n"):
+    for sent in (
+        b"",
+        b"POST /api/now/ta",
+        b"POST /api/now/table/incident HTTP/1.1\r\nContent-Length: 100\r\n\r\n{",
+        b"\x16\x03\x01 junk\r\n\r\n",
+    ):
         for _ in range(5):
             sock = socket.create_connection((host, int(port)))
             sock.sendall(sent)
@@ -282,7 +312,9 @@ def test_long_request_lines_get_html(caller: Caller) -> None:
 def test_chunked_bodies_and_gzip(caller: Caller) -> None:
     caller.switch(gzip=True)
 
-    answer = caller.call("POST", "incident", data=iter([b'{"short_', b'description":"x"}']), headers={"Content-Type": "application/json"})
+    answer = caller.call(
+        "POST", "incident", data=iter([b'{"short_', b'description":"x"}']), headers={"Content-Type": "application/json"}
+    )
 
     assert answer.headers["Content-Encoding"] == "gzip"
     assert answer.json()["result"]["short_description"] == "x"

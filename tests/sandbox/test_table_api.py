@@ -158,6 +158,7 @@ def test_a_clients_sys_id_is_ignored_or_refused_by_switch(caller: Caller) -> Non
 def test_patch_and_put_keep_what_is_not_sent(caller: Caller) -> None:
     sys_id = caller.create(short_description="one", description="two").json()["result"]["sys_id"]
 
+    row: dict[str, str] = {}
     for method in ("PATCH", "PUT"):
         row = caller.call(method, f"incident/{sys_id}", json={"short_description": method}).json()["result"]
         assert (row["short_description"], row["description"]) == (method, "two")
@@ -183,7 +184,9 @@ def test_pages_counts_and_links(caller: Caller) -> None:
     assert links["next"].startswith(caller.url + "/api/now/table/incident?")
     assert "X-Total-Count" not in caller.call("GET", "incident?sysparm_no_count=true").headers
     assert "Link" not in caller.call("GET", "incident").headers
-    assert caller.call("GET", "/api/now/stats/incident?sysparm_count=true").json() == {"result": {"stats": {"count": "5"}}}
+    assert caller.call("GET", "/api/now/stats/incident?sysparm_count=true").json() == {
+        "result": {"stats": {"count": "5"}}
+    }
 
 
 def test_hostile_names_behave_as_on_an_instance(caller: Caller) -> None:
@@ -268,7 +271,9 @@ def test_display_values_are_resolved_on_request(caller: Caller) -> None:
 def test_head_override_and_no_body(caller: Caller) -> None:
     assert caller.call("HEAD", "sys_user").headers["X-Total-Count"]
     sys_id = caller.call("POST", "incident", json={}, headers={"X-no-response-body": "true"}).headers["Location"][-32:]
-    answer = caller.call("POST", f"incident/{sys_id}", json={"impact": "2"}, headers={"X-HTTP-Method-Override": "PATCH"})
+    answer = caller.call(
+        "POST", f"incident/{sys_id}", json={"impact": "2"}, headers={"X-HTTP-Method-Override": "PATCH"}
+    )
     assert answer.json()["result"]["impact"] == "2"
 
 
@@ -277,14 +282,23 @@ def test_a_batch_carries_out_its_items_in_turn(caller: Caller) -> None:
     headers = [{"name": "Content-Type", "value": "application/json"}, {"name": "Accept", "value": "application/json"}]
     items = [
         {"id": 1, "method": "POST", "url": "/api/now/table/incident", "headers": headers, "body": body},
-        {"id": 2, "method": "GET", "url": "/api/now/table/incident?sysparm_query=correlation_id%3Dk", "headers": headers},
+        {
+            "id": 2,
+            "method": "GET",
+            "url": "/api/now/table/incident?sysparm_query=correlation_id%3Dk",
+            "headers": headers,
+        },
         {"id": 3, "method": "GET", "url": "/api/now/table/bogus", "headers": headers},
     ]
 
     answer = caller.call("POST", "/api/now/v1/batch", json={"batch_request_id": 7, "rest_requests": items}).json()
 
     assert answer["batch_request_id"] == "7"
-    assert [(item["id"], item["status_code"]) for item in answer["serviced_requests"]] == [("1", 201), ("2", 200), ("3", 400)]
+    assert [(item["id"], item["status_code"]) for item in answer["serviced_requests"]] == [
+        ("1", 201),
+        ("2", 200),
+        ("3", 400),
+    ]
     assert len(json.loads(base64.b64decode(answer["serviced_requests"][1]["body"]))["result"]) == 1
 
 

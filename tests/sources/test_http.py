@@ -36,7 +36,7 @@ def whole(pages: list[Page]) -> bool:
 
 def failing(polled: HttpSource, checkpoint: str | None = None) -> tuple[list[Page], Exception]:
     pages: list[Page] = []
-    with pytest.raises((TransientError, BlockedError)) as caught:
+    with pytest.raises((TransientError, BlockedError)) as caught:  # noqa: PT012  a generator fails while it is read
         for page in polled.poll(checkpoint):
             pages.append(page)  # noqa: PERF402  what came before the fault counts
     assert not any(page.last for page in pages)

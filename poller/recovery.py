@@ -1,0 +1,114 @@
+"""
+After a database was lost or thrown back in time (guarantee 2.3, 8).
+
+After kill -9, out of memory or a power cut nothing is done here: committed intents say what is in doubt. This is for the
+case that commits themselves are missing: the mark file is ahead of the database or absent, or PostgreSQL is another one.
+Then nothing is created until the instance has told whether it knows incidents of ours that are newer than our memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from poller.clock import Clock
+from poller.errors import PollerError
+from poller.logs import get_logger
+from poller.route import Route
+from poller.store import Store, reviewing, standing, turns
+
+log = get_logger()
+
+REASON = "database_lost"
+_SYSTEM = "postgresql_system"
+
+
+def suspect(store: Store, clock: Clock, routes: Mapping[str, Route], mark: int | None) -> bool:
+    """
+    Hold every guarded route if commits may be missing; return whether `ask` has to follow.
+
+    Args:
+        mark: The number in the mark file, None where there is none.
+    """
+    guarded = [route for route in routes.values() if route.sink.guarded]
+    with store.write() as connection:
+        why = _why(connection, turns.newest_intent(connection), mark)
+        for route in guarded if why is not None else ():
+            error = f"{why}; asking the instance"
+            standing.hold_route(connection, route.id, REASON, error, now=clock.now(), until=None)
+        standings = standing.routes_standing(connection)
+    return any(standings[r.name].held_reason == REASON and standings[r.name].held_until is None for r in guarded)
+
+
+def _why(connection: Connection, newest: int, mark: int | None) -> str | None:
+    changed = _other_postgresql(connection)
+    if changed:
+        return "this is another PostgreSQL than before"
+    if mark is None:
+        return "there is no mark file beside the database"
+    if newest < mark:
+        return f"the database ends at intent {newest}, and intent {mark} was once committed"
+    return None
+
+
+def _other_postgresql(connection: Connection) -> bool:
+    """Return whether the server's identifier or timeline has changed since the last start."""
+    if connection.dialect.name != "postgresql":
+        return False
+    try:
+        with connection.begin_nested():
+            query = "SELECT (SELECT system_identifier FROM pg_control_system()), (SELECT timeline_id FROM pg_control_checkpoint())"
+            found = ":".join(map(str, connection.execute(text(query)).one()))
+    except DBAPIError:
+        return False  # a managed PostgreSQL may not tell; the mark file remains
+    before = standing.fact(connection, _SYSTEM)
+    standing.keep_fact(connection, _SYSTEM, found)
+    return before is not None and before != found
+
+
+def ask(store: Store, clock: Clock, routes: Mapping[str, Route]) -> bool:
+    """
+    Ask each instance for incidents of the last day; return whether all have answered.
+
+    None: the routes are released at once. Some: nothing is created until no request of the lost time can be alive, every
+    record is looked up before it is sent, and a route on its baseline waits for an operator.
+    """
+    answered = True
+    for route in routes.values():
+        with store.read() as connection:
+            now_held = standing.routes_standing(connection)[route.name]
+        if now_held.held_reason != REASON or now_held.held_until is not None:
+            continue
+        try:
+            rows = route.sink.owned(route.receiver.prefix, since=clock.now() - timedelta(days=1), most=1)
+        except PollerError as error:
+            log.warning("route_held", route=route.name, reason=REASON, error=str(error))
+            answered = False
+            continue
+        with store.write() as connection:
+            _decide(
+                connection,
+                clock,
+                route,
+                found=bool(rows),
+                baseline=route.receiver.baseline and not now_held.baseline_done,
+            )
+    return answered
+
+
+def _decide(connection: Connection, clock: Clock, route: Route, *, found: bool, baseline: bool) -> None:
+    if not found:
+        standing.release_route(connection, route.id)
+        return
+    back = reviewing.distrust_bodies(connection)
+    now = clock.now()
+    until = None if baseline else now + route.policy.settle
+    error = "the instance knows incidents of ours, and the database may have lost records of them"
+    if baseline:
+        error += "; this route has no finished baseline, so an operator decides: poller release " + route.name
+    standing.hold_route(connection, route.id, REASON, error, now=now, until=until)
+    seconds = None if until is None else round((until - now).total_seconds(), 1)
+    log.error("database_lost", route=route.name, error=error, seconds=seconds, looked_up_again=back)

@@ -1,0 +1,327 @@
+"""
+What the listings show. Reads only.
+
+A record shows the state of its first unfinished delivery, ``replying`` where that is a reply, else ``delivered`` or
+``skipped``. Each listing is one query however many rows it has, and rows are streamed: memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, case, exists, func, select
+
+from poller.model import FINISHED, Operation, State
+from poller.store.engine import Store
+from poller.tables import acts, attempts, checkpoints, deliveries, payloads, records, routes
+
+#: What a record shows while a reply is owed for it; no state of a delivery.
+REPLYING = "replying"
+#: What a record may show, in the order of its life.
+SHOWN = (*(str(state) for state in State if state not in FINISHED), REPLYING, "delivered", "skipped")
+#: Raw text of a record that could not be read is shown up to this.
+LONGEST_RAW = 4_000
+
+_BATCH = 500
+_FINISHED = tuple(str(state) for state in FINISHED)
+
+d, r = deliveries.c, records.c
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordLine:
+    """One record as listings show it."""
+
+    route: str
+    key: str
+    version: str
+    state: str
+    attempts: int
+    correlation_id: str
+    sys_id: str | None
+    number: str | None
+    first_seen: datetime
+    settled_at: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteLine:
+    """One route ever started, with its checkpoint."""
+
+    id: int
+    name: str
+    baseline_done: bool
+    succeeded_at: datetime | None
+    blocked_until: datetime | None
+    blocked_failures: int
+    blocked_error: str | None
+    held_reason: str | None
+    held_error: str | None
+    held_at: datetime | None
+    held_until: datetime | None
+    checkpoint: str | None
+    moved_at: datetime | None
+    polled_at: datetime | None
+    finished_at: datetime | None
+    not_before: datetime | None
+    failures: int
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptLine:
+    """One attempt at a delivery, and how it ended."""
+
+    number: int
+    started_at: datetime | None
+    ended_at: datetime
+    outcome: str
+    status: int | None
+    transaction_id: str | None
+    excerpt: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryLine:
+    """One delivery of a record, with all attempts."""
+
+    operation: str
+    version: str
+    state: str
+    attempts: int
+    refusals: int
+    reason: str | None
+    note: str | None
+    not_before: datetime
+    safe_after: datetime | None
+    guard: str | None
+    with_sys_id: bool | None
+    changed_at: datetime
+    tried: tuple[AttemptLine, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActLine:
+    """What an operator did."""
+
+    at: datetime
+    who: str
+    act: str
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """All that is known of one record, but for its contents."""
+
+    record: RecordLine
+    seen_version: str
+    created_at: str | None
+    #: Of a record that could not be read: the beginning of its text.
+    raw: str | None
+    deliveries: tuple[DeliveryLine, ...]
+    acts: tuple[ActLine, ...]
+
+
+@contextmanager
+def snapshot(store: Store) -> Iterator[Connection]:
+    """Begin a transaction in which every query sees the same state, however long the listing takes."""
+    with store.read() as connection:
+        if connection.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        yield connection
+
+
+# Records.
+
+
+def _shown() -> Any:  # noqa: ANN401  an expression
+    state = case((and_(d.operation == Operation.REPLY, d.state.not_in(_FINISHED)), REPLYING), else_=d.state)
+    return state.label("shown")
+
+
+def _records() -> Select[Any]:
+    """Return the query of `RecordLine`; each record is joined with the one delivery that it shows."""
+    every = deliveries.alias("every")
+    rank = case((every.c.state.not_in(_FINISHED), 0), (every.c.state == State.DELIVERED, 1), else_=2)
+    own = every.c.record_id == r.id
+    showing = select(every.c.id).where(own).order_by(rank, every.c.id).limit(1).correlate(records).scalar_subquery()
+    tries = select(func.coalesce(func.sum(every.c.attempts), 0)).where(own).correlate(records).scalar_subquery()
+    reason = case((d.state.in_(_FINISHED), r.reason), else_=func.coalesce(d.reason, r.reason))
+    return (
+        select(
+            routes.c.name, r.key, r.version, _shown(), tries.label("tries"), r.correlation_id, r.sys_id, r.number,
+            r.first_seen, r.settled_at, reason.label("why"),
+        )
+        .join(routes, routes.c.id == r.route_id)
+        .join(deliveries, d.id == showing)
+    )  # fmt: skip
+
+
+def _line(row: Row[Any]) -> RecordLine:
+    return RecordLine(
+        route=row.name,
+        key=row.key,
+        version=row.version,
+        state=row.shown,
+        attempts=row.tries,
+        correlation_id=row.correlation_id,
+        sys_id=row.sys_id,
+        number=row.number,
+        first_seen=row.first_seen,
+        settled_at=row.settled_at,
+        reason=row.why,
+    )
+
+
+def all_records(connection: Connection) -> Iterator[RecordLine]:
+    """Yield every record, in the order they were first seen."""
+    query = _records().order_by(r.id).execution_options(yield_per=_BATCH)
+    for row in connection.execute(query):
+        yield _line(row)
+
+
+def newest_records(
+    connection: Connection, *, route: str | None = None, state: str | None = None, limit: int | None = None
+) -> Iterator[RecordLine]:
+    """
+    Yield records, newest first.
+
+    Args:
+        state: One of `SHOWN`.
+    """
+    query = _records()
+    if route is not None:
+        query = query.where(routes.c.name == route)
+    if state is not None:
+        query = query.where(_shown() == state)
+    query = query.order_by(r.id.desc()).limit(limit).execution_options(yield_per=_BATCH)
+    for row in connection.execute(query):
+        yield _line(row)
+
+
+# Routes.
+
+
+def route_lines(connection: Connection) -> list[RouteLine]:
+    """Return every route ever started, in the order of their first starts."""
+    c, p = routes.c, checkpoints.c
+    query = (
+        select(
+            c.id, c.name, c.baseline_done, c.succeeded_at, c.blocked_until, c.blocked_failures, c.blocked_error,
+            c.held_reason, c.held_error, c.held_at, c.held_until, p.value.label("checkpoint"), p.moved_at, p.polled_at,
+            p.finished_at, p.not_before, func.coalesce(p.failures, 0).label("failures"), p.error,
+        )
+        .join(checkpoints, p.route_id == c.id, isouter=True)
+        .order_by(c.id)
+    )  # fmt: skip
+    return [RouteLine(**row) for row in connection.execute(query).mappings()]
+
+
+def counts(connection: Connection) -> dict[str, dict[str, int]]:
+    """Return how many records of each route show which state; reads one row only of what is unfinished or skipped."""
+    found: dict[str, dict[str, int]] = {}
+    for name, state, count in connection.execute(_unfinished_counts()):
+        found.setdefault(name, {})[state] = count
+    skipped = {row[0]: row[1] for row in connection.execute(_skipped_counts())}
+    total = select(routes.c.name, func.count()).join(routes, routes.c.id == r.route_id).group_by(routes.c.name)
+    for name, count in connection.execute(total):
+        states = found.setdefault(name, {})
+        states["skipped"] = skipped.get(name, 0)
+        states["delivered"] = count - sum(states.values())
+    order = {state: place for place, state in enumerate(SHOWN)}
+    return {
+        name: {state: states[state] for state in sorted(states, key=lambda each: order.get(each, 99)) if states[state]}
+        for name, states in found.items()
+    }
+
+
+def _first_unfinished() -> Any:  # noqa: ANN401  a condition
+    other = deliveries.alias("other")
+    earlier = exists().where(other.c.record_id == d.record_id, other.c.state.not_in(_FINISHED), other.c.id < d.id)
+    return and_(d.state.in_([str(state) for state in State if state not in FINISHED]), ~earlier)
+
+
+def _unfinished_counts() -> Select[Any]:
+    shown = _shown()
+    return (
+        select(routes.c.name, shown, func.count())
+        .select_from(deliveries)
+        .join(routes, routes.c.id == d.route_id)
+        .where(_first_unfinished())
+        .group_by(routes.c.name, shown)
+    )
+
+
+def _skipped_counts() -> Select[Any]:
+    other = deliveries.alias("other")
+    more = exists().where(other.c.record_id == d.record_id, other.c.state != State.SKIPPED)
+    return (
+        select(routes.c.name, func.count(d.record_id.distinct()))
+        .select_from(deliveries)
+        .join(routes, routes.c.id == d.route_id)
+        .where(d.state == State.SKIPPED, ~more)
+        .group_by(routes.c.name)
+    )
+
+
+def oldest_waiting(connection: Connection) -> dict[str, datetime]:
+    """Return by route when the oldest record was first seen that is neither settled nor dead."""
+    waiting = [str(state) for state in State if state not in FINISHED and state is not State.DEAD]
+    query = (
+        select(routes.c.name, func.min(r.first_seen))
+        .select_from(deliveries)
+        .join(records, r.id == d.record_id)
+        .join(routes, routes.c.id == d.route_id)
+        .where(d.state.in_(waiting))
+        .group_by(routes.c.name)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+# One record.
+
+
+def life(connection: Connection, route: str, key: str) -> Life | None:
+    """Return all that is known of a record; None where there is no such record."""
+    of_record = and_(routes.c.name == route, r.key == key)
+    row = connection.execute(_records().add_columns(r.id, r.seen_version, r.created_at).where(of_record)).first()
+    if row is None:
+        return None
+    acted = select(acts.c.at, acts.c.who, acts.c.act, acts.c.reason).where(acts.c.record_id == row.id).order_by(acts.c.id)
+    raw = select(func.substr(payloads.c.raw, 1, LONGEST_RAW)).where(
+        payloads.c.record_id == row.id, payloads.c.version == row.version
+    )
+    return Life(
+        record=_line(row),
+        seen_version=row.seen_version,
+        created_at=row.created_at,
+        raw=connection.execute(raw).scalar(),
+        deliveries=_deliveries(connection, row.id),
+        acts=tuple(ActLine(**each) for each in connection.execute(acted).mappings()),
+    )
+
+
+def _deliveries(connection: Connection, record_id: int) -> tuple[DeliveryLine, ...]:
+    a = attempts.c
+    tries = (
+        select(a.delivery_id, *(a[name] for name in AttemptLine.__dataclass_fields__))
+        .join(deliveries, d.id == a.delivery_id)
+        .where(d.record_id == record_id)
+        .order_by(a.id)
+    )
+    tried: dict[int, list[AttemptLine]] = {}
+    for row in connection.execute(tries).mappings():
+        line = AttemptLine(**{name: row[name] for name in AttemptLine.__dataclass_fields__})
+        tried.setdefault(row["delivery_id"], []).append(line)
+    names = [name for name in DeliveryLine.__dataclass_fields__ if name != "tried"]
+    query = select(d.id, *(d[name] for name in names)).where(d.record_id == record_id).order_by(d.id)
+    return tuple(
+        DeliveryLine(**{name: row[name] for name in names}, tried=tuple(tried.get(row["id"], ())))
+        for row in connection.execute(query).mappings()
+    )
