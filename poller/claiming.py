@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from poller.effects import Effects
 from poller.guard import READ_BACK_EVERY, InForce
-from poller.lifecycle import Claim
+from poller.lifecycle import Claim, may_repeat
 from poller.logs import get_logger
 from poller.model import Record, State
 from poller.route import Route
@@ -28,6 +28,8 @@ log = get_logger()
 
 #: Records a look-up or a preparation: what one encoded query carries well.
 BATCH = 50
+#: Intent numbers reserved at a time; more than any turn needs.
+BLOCK = 1000
 #: How long an empty answer is believed, in seconds, when nothing in this process says otherwise.
 RESCAN = 1.0
 #: Which questions a delivery in a state is an answer to.
@@ -49,6 +51,7 @@ class Claiming:
         # When (route, question) may have something due, by the monotonic clock; absent: ask.
         self._not_before: dict[tuple[int, str], float] = {}
         self._wake_at = 0.0
+        self._next_intent = self._end_of_block = 0
         # Frozen bodies waiting to be sent, as far as this process knows.
         self._ready: Counter[int] = Counter()
         self._turn = 0
@@ -57,6 +60,12 @@ class Claiming:
     def forget(self) -> None:
         """Ask the database about everything again."""
         self._not_before.clear()
+
+    def rolled_back(self) -> None:
+        """Forget what was noted in a turn that the database does not know of."""
+        self.forget()
+        self._ready.clear()
+        self._next_intent = self._end_of_block = 0
 
     def wait(self, monotonic: float) -> float:
         """
@@ -155,7 +164,9 @@ class Claiming:
     def _wants_more(self, turn: _Turn, route: Route) -> bool:
         """Return whether the senders could run dry before another preparation has come back."""
         coming = self._ready[route.id] + BATCH * turn.preparing[route.name]
-        return coming < 4 * route.concurrency and not turn.held(route)
+        # While the first creates go one at a time, the other workers have nothing better to do than to prepare.
+        proving = route.sink.guarded and turn.effects.guards[route.name].proving
+        return coming < (BATCH if proving else 4) * route.concurrency and not turn.held(route)
 
     def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
         raised = [replace(claim, epoch=claim.epoch + 1) for claim in claims]
@@ -194,10 +205,29 @@ class Claiming:
         if len(claims) < room and not route.sink.guarded:
             claims += self._due(turn, route, State.UNKNOWN, room - len(claims))
         self._ready[route.id] = max(0, self._ready[route.id] - len(claims))
-        first = turns.next_intents(turn.connection, len(claims)) if claims else 0
+        claims = self._unless_in_doubt(turn, route, claims, in_force)
+        first = self._numbers(turn, len(claims))
         intended = [_intended(claim, in_force, first + index, route) for index, claim in enumerate(claims)]
         turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
         return [Send(route=route, claims=(claim,)) for claim in intended]
+
+    def _numbers(self, turn: _Turn, count: int) -> int:
+        """Return the first of *count* fresh intent numbers, from a block that was reserved for this process."""
+        if self._next_intent + count > self._end_of_block:
+            self._next_intent = turns.reserve_intents(turn.connection, BLOCK)
+            self._end_of_block = self._next_intent + BLOCK
+        self._next_intent += count
+        return self._next_intent - count
+
+    def _unless_in_doubt(self, turn: _Turn, route: Route, claims: list[Claim], in_force: InForce) -> list[Claim]:
+        """Return what may be sent; what rests on a guard that is not in force any more goes back to be looked up."""
+        if not route.sink.guarded:
+            return claims
+        doubtful = [claim for claim in claims if not may_repeat(claim, in_force.guard)]
+        if doubtful:
+            turns.look_first(turn.connection, doubtful, now=turn.now)
+            self._not_before.pop((route.id, str(State.UNKNOWN)), None)
+        return [claim for claim in claims if claim not in doubtful]
 
     # What the database says is due, asked only when it may have changed.
 

@@ -106,6 +106,10 @@ class Dispatcher:
         """Return whether the instance, table and user of this name are proven to keep our sys_id."""
         return self._effects.proven(guard_key)
 
+    def primary(self, guard_key: str) -> bool:
+        """Return whether incidents of ours may be looked up by the sys_id we chose, and by nothing else."""
+        return self._effects.primary(guard_key)
+
     @property
     def in_flight(self) -> int:
         """Return how many deliveries are being worked on."""
@@ -139,6 +143,8 @@ class Dispatcher:
             # Nothing was sent that is not committed; what has finished is kept and settled when the database is back.
             log.error("database_failed", error=str(error.orig or error).splitlines()[0], unsettled=len(self._unsettled))
             self._orphans = True
+            self._claiming.rolled_back()
+            self._effects.distrust()
             self._stopping.wait(IDLE)
 
     def quiet_until(self) -> datetime | None:

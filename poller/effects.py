@@ -47,11 +47,16 @@ class Effects:
         self._keys: dict[str, str] = {}
         self._told: dict[str, InForce] = {}
         self._streaks: dict[str, int] = {}
+        self._lost = False
         self._loaded = float("-inf")
 
     def proven(self, key: str) -> bool:
         """Return whether this instance, table and user are proven to keep our sys_id."""
         return self._proofs.get(key, Proof()).sys_id is True
+
+    def primary(self, key: str) -> bool:
+        """Return whether every incident of ours is sure to bear the sys_id we chose, so that the primary key may be asked."""
+        return self.proven(key) and not self._lost
 
     def sharing(self, key: str) -> list[str]:
         """Return the routes that create at the same instance, table and user."""
@@ -74,6 +79,7 @@ class Effects:
         self.standings = standing.routes_standing(connection)
         self.remotes = standing.remote_standing(connection)
         self._keys = {name: route.sink.guard_key() for name, route in routes.items() if route.sink.guarded}
+        self._lost = standing.fact(connection, standing.LOST) is not None
         self._proofs = {key: standing.proof(connection, key) for key in set(self._keys.values())}
         self._choose(routes)
 
@@ -115,11 +121,13 @@ class Effects:
 
     def _on_route(self, effect: Effect, route: Route, now: datetime) -> RouteStanding:
         was = self.standings[effect.route]
-        if effect.succeeded or (effect.proper and was.blocked_until is not None):
+        went_well = effect.succeeded or effect.proper
+        if went_well and was.blocked_until is not None:
             was = replace(was, blocked_until=None, blocked_failures=0, blocked_error=None)
-            if was.held_until is not None:
-                was = replace(was, held_reason=None, held_error=None, held_until=None)
-        if effect.succeeded:
+        if went_well and was.held_until is not None and was.held_until <= now:
+            was = replace(was, held_reason=None, held_error=None, held_until=None)
+        if effect.succeeded and not was.succeeded_since_refusal:
+            # Only the order of success and refusal counts, so one success after a refusal is enough to write.
             was = replace(was, succeeded_at=now)
         if effect.refused:
             was = replace(was, refused_at=now)

@@ -64,6 +64,7 @@ class EngineRoom:
         )
         self._gate.may_send = self.dispatcher.may_send
         self._gate.proven = self.dispatcher.proven
+        self._gate.primary = self.dispatcher.primary
 
     def begin(self) -> bool:
         """

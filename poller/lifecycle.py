@@ -59,7 +59,7 @@ class Claim:
     refusals: int = 0
     #: Look-ups since the last attempt.
     lookups: int = 0
-    #: No copy of an earlier attempt can be alive after this.
+    #: An earlier attempt is in doubt: no copy of it can be alive after this. None once a look-up after that found nothing.
     safe_after: datetime | None = None
     #: The guard in force when the attempt was committed.
     guard: Guard = Guard.SETTLE
@@ -76,6 +76,8 @@ class Verdict:
     outcome: str | None = None
     not_before: datetime | None = None
     safe_after: datetime | None = None
+    #: No earlier attempt is in doubt any more: ``safe_after`` is forgotten.
+    cleared: bool = False
     reason: str | None = None
     body: str | None = None
     note: str | None = None
@@ -88,8 +90,13 @@ class Verdict:
 
 def backoff(failures: int, policy: Policy) -> timedelta:
     """Return a wait with full jitter: between zero and ``base`` doubled *failures* times, at most ``cap``."""
-    ceiling = min(policy.cap, policy.base * float(2 ** min(failures, 30)))
-    return ceiling * random.random()  # noqa: S311  it spreads load, it guards no secret
+    return _ceiling(failures, policy) * random.random()  # noqa: S311  it spreads load, it guards no secret
+
+
+def _ceiling(failures: int, policy: Policy) -> timedelta:
+    # In seconds: a base of days doubled thirty times is more than a timedelta can hold.
+    doubled = policy.base.total_seconds() * 2.0 ** min(failures, 30)
+    return timedelta(seconds=min(policy.cap.total_seconds(), doubled))
 
 
 def pause(failures: int, policy: Policy, asked: timedelta | None) -> timedelta:
@@ -100,7 +107,7 @@ def pause(failures: int, policy: Policy, asked: timedelta | None) -> timedelta:
     """
     if asked is not None:
         return min(max(asked, timedelta(0)), LONGEST_RETRY_AFTER)
-    ceiling = min(policy.cap, policy.base * float(2 ** min(failures - 1, 30)))
+    ceiling = _ceiling(failures - 1, policy)
     return ceiling / 2 + ceiling / 2 * random.random()  # noqa: S311
 
 
@@ -137,8 +144,9 @@ def after_attempt(
         return Verdict(state=State.DELIVERED, receipt=outcome, outcome="delivered", evidence=outcome.evidence)
     verdict = _after_error(claim, outcome, now=now, policy=policy, succeeded=succeeded_since_refusal)
     earlier = claim.safe_after
-    if verdict.state is not State.UNKNOWN and policy.guarded and earlier is not None and earlier > now:
-        # A refusal settles only its own attempt: an earlier one may still commit, so ask before anything is final.
+    if verdict.state is not State.UNKNOWN and policy.guarded and earlier is not None:
+        # A refusal settles only its own attempt: an earlier one may still commit, or has since the last look-up, so
+        # ask before anything is final.
         return Verdict(
             state=State.UNKNOWN,
             outcome=verdict.outcome,
@@ -235,11 +243,17 @@ def after_look(
     if found is not None:
         return Verdict(state=State.DELIVERED, receipt=found, outcome="found", evidence=found.evidence)
     safe_after = claim.safe_after or started
-    if (guard is Guard.SYS_ID and not claim.omit_sys_id) or started >= safe_after:
+    over = started >= safe_after
+    if over or may_repeat(claim, guard):
         # The first new attempt goes at once, later ones ever later: a sick instance is not stormed.
         wait = backoff(claim.intent.attempt, policy) if claim.intent.attempt > 1 else timedelta(0)
         return Verdict(
-            state=State.READY, not_before=now + wait, safe_after=claim.safe_after, reason="not found", looked=True
+            state=State.READY,
+            not_before=now + wait,
+            safe_after=None if over else claim.safe_after,
+            cleared=over,
+            reason="not found",
+            looked=True,
         )
     return Verdict(
         state=State.UNKNOWN,
@@ -248,6 +262,18 @@ def after_look(
         reason="not found yet",
         looked=True,
     )
+
+
+def may_repeat(claim: Claim, guard: Guard) -> bool:
+    """
+    Return whether *claim* may be sent again while an earlier attempt is in doubt.
+
+    Only where the instance refuses a second row with the same key, and only if the attempt in doubt bore that key: it may
+    have been sent under another guard.
+    """
+    if claim.safe_after is None:
+        return True
+    return guard is Guard.SYS_ID and claim.intent.with_sys_id and not claim.omit_sys_id
 
 
 def after_look_failed(claim: Claim, error: PollerError, *, now: datetime, policy: Policy) -> Verdict:

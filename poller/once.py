@@ -14,6 +14,8 @@ from poller.store import turns
 
 #: Waits that are no longer than this are waited for: a first backoff, a token that was just revoked.
 PATIENCE = timedelta(seconds=5)
+#: How often progress is told, in seconds.
+TELL_EVERY = 0.3
 
 
 @dataclass(kw_only=True)
@@ -59,16 +61,17 @@ def run_once(
     if room.begin():
         room.recover()
     outcome = Outcome()
+    tell = _Telling(room, progress)
     with ThreadPoolExecutor(max(1, len(chosen))) as pool:
         polls = {route.name: pool.submit(route.poll, room.store, room.clock) for route in chosen}
         while not all(poll.done() for poll in polls.values()):
             room.dispatcher.step(0.05)
-            progress(*_count(room))
+            tell()
     outcome.polls_failed = [name for name, poll in polls.items() if not poll.result()]
     room.dispatcher.wake()
     while True:
         room.dispatcher.step(0.2)
-        progress(*_count(room))
+        tell()
         if room.stopping.is_set():
             room.dispatcher.stop()
         if room.dispatcher.in_flight:
@@ -83,8 +86,20 @@ def run_once(
     return outcome
 
 
-def _count(room: EngineRoom) -> tuple[int, int]:
-    with room.store.read() as connection:
-        counts = turns.unfinished(connection)
-    finished = sum(count for (_, state), count in counts.items() if state in FINISHED)
-    return finished, sum(counts.values())
+class _Telling:
+    """Tells the progress now and then: counting costs."""
+
+    def __init__(self, room: EngineRoom, progress: Callable[[int, int], None]) -> None:
+        self._room = room
+        self._progress = progress
+        self._again = 0.0
+
+    def __call__(self) -> None:
+        now = self._room.clock.monotonic()
+        if now < self._again:
+            return
+        self._again = now + TELL_EVERY
+        with self._room.store.read() as connection:
+            counts = turns.unfinished(connection)
+        finished = sum(count for (_, state), count in counts.items() if state in FINISHED)
+        self._progress(finished, sum(counts.values()))

@@ -85,7 +85,7 @@ def ask(store: Store, clock: Clock, routes: Mapping[str, Route]) -> bool:
         try:
             rows = route.sink.owned(route.receiver.prefix, since=clock.now() - timedelta(days=1), most=1)
         except PollerError as error:
-            log.warning("route_held", route=route.name, reason=REASON, error=str(error))
+            log.error("route_held", route=route.name, reason=REASON, error=str(error))
             answered = False
             continue
         with store.write() as connection:
@@ -105,6 +105,7 @@ def _decide(connection: Connection, clock: Clock, route: Route, *, found: bool, 
         return
     back = reviewing.distrust_bodies(connection)
     now = clock.now()
+    standing.keep_fact(connection, standing.LOST, now.isoformat())
     until = None if baseline else now + route.policy.settle
     error = "the instance knows incidents of ours, and the database may have lost records of them"
     if baseline:

@@ -22,6 +22,8 @@ CREDENTIALS_FALLBACK = Path("/etc/poller/credentials")
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: Ten years: longer is a slip of the pen, and must not overflow a date.
+_LONGEST_DURATION = 3660 * 86400.0
 _SIZE = re.compile(r"^(\d+)(B|kB|KB|MB|GB)$")
 _SIZE_BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
@@ -37,7 +39,9 @@ def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (found := _DURATION.match(value)):
-        return timedelta(seconds=float(found[1]) * _DURATION_SECONDS[found[2]])
+        seconds = float(found[1]) * _DURATION_SECONDS[found[2]]
+        if seconds <= _LONGEST_DURATION:
+            return timedelta(seconds=seconds)
     raise ValueError('a duration is text such as "30s", "5m", "2h" or "7d"')
 
 

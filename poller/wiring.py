@@ -28,6 +28,8 @@ class Gate:
         self.may_send: Callable[[int], bool] = lambda _number: False
         #: Whether the instance, table and user of this name are proven to keep our sys_id.
         self.proven: Callable[[str], bool] = lambda _guard_key: False
+        #: Whether every incident of ours there is sure to bear it.
+        self.primary: Callable[[str], bool] = lambda _guard_key: False
 
     def __call__(self, intent: Intent) -> bool:
         """Return whether *intent*'s first byte may leave now."""
@@ -93,6 +95,7 @@ def build_sink(route: RouteSettings, client: ServiceNowClient | None, gate: Gate
     key = sink.guard_key()
     sink.may_send = gate
     sink.proven = lambda: gate.proven(key)
+    sink.primary = lambda: gate.primary(key)
     return sink
 
 

@@ -64,8 +64,8 @@ ALLOWED = {
     "engine_room": f"upkeep recovery {TOOLS} ingress route dispatcher settings wiring migrate systemd marks work",
     "once": f"{TOOLS} route dispatcher settings wiring engine_room migrate marks work",
     "service": f"{TOOLS} ingress route dispatcher settings wiring engine_room migrate systemd marks work",
-    "demo": f"{TOOLS} settings engine_room once sandbox",
-    "commands": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate systemd sandbox demo",
+    "demo": f"{TOOLS} settings engine_room once sandbox commands",
+    "commands": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate systemd",
     "cli": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate systemd sandbox commands demo",
     "__main__": "cli",
     # Written from ServiceNow's documentation alone, so that one misunderstanding cannot sit on both sides.

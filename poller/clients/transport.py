@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import re
 import socket
 import ssl
 import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -30,15 +28,14 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import EmptyPoolError, NameResolutionError
+from urllib3.exceptions import EmptyPoolError
 from urllib3.util import Retry, parse_url
 
+from poller.clients.wire import Wire, read_body, words_for
 from poller.errors import BlockedError, TransientError, UnknownOutcome
 
 #: A connection idle for longer is closed: ServiceNow closes after 20 s, and a request must not meet that.
 IDLE_SECONDS: Final = 10.0
-#: What one read takes at most; a usual answer arrives in one.
-_PIECE: Final = 65536
 _ABORT: Final = struct.pack("ii", 1, 0)
 _UNSAFE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 #: Headers that `exchange` writes, or that are never sent.
@@ -87,34 +84,6 @@ class Reply:
     body: bytes
 
 
-class _Wire(io.RawIOBase):
-    """What http.client reads through: no read outlasts the deadline of the call, nor does a drip of them."""
-
-    def __init__(self, sock: socket.socket, read: float, ends: float) -> None:
-        super().__init__()
-        self._sock = sock
-        self._read = read
-        self._ends = ends
-        #: The server has said that nothing more comes.
-        self.over = False
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """Take the place of a socket, as far as http.client asks for one."""
-        return io.BufferedReader(self, 16384)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  a writable buffer has no type in 3.11
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no whole answer before the deadline")
-        self._sock.settimeout(min(self._read, left))
-        count = self._sock.recv_into(buffer)
-        self.over = count == 0
-        return count
-
-
 class _Kept:
     """What our connections know beyond urllib3's."""
 
@@ -126,7 +95,7 @@ class _Kept:
     timeout: Any
 
     def response_class(self, sock: socket.socket, *_: object, method: str | None = None) -> http.client.HTTPResponse:
-        wire = _Wire(sock, float(self.timeout or 10.0), self.ends)
+        wire = Wire(sock, float(self.timeout or 10.0), self.ends)
         return http.client.HTTPResponse(cast("socket.socket", wire), method=method)
 
 
@@ -322,20 +291,20 @@ def _converse(
         # A server that refuses a body early (413) answers and closes; the answer may still be there.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(payload)
-        wire = _Wire(sock, limits.read, ends)
+        wire = Wire(sock, limits.read, ends)
         response = http.client.HTTPResponse(cast("socket.socket", wire), method=method)
         response.begin()
         if wire.over:
             # http.client takes the end of the connection for the end of the headers.
             raise http.client.IncompleteRead(b"")
-        body = _read(response, limits.max_body)
+        body = read_body(response, limits.max_body)
         if response.chunked and wire.over:
             # http.client takes "0" for the last chunk even where the connection ended right behind that digit.
             raise http.client.IncompleteRead(b"")
         keep = 0.0 if response.will_close else _keep(response.headers)
         return Reply(status=response.status, headers=response.headers, body=body), keep
     except Exception as error:
-        raise UnknownOutcome(f"{host}: {_words(error)} after the request was sent") from error
+        raise UnknownOutcome(f"{host}: {words_for(error)} after the request was sent") from error
 
 
 def _keep(headers: http.client.HTTPMessage) -> float:
@@ -345,85 +314,8 @@ def _keep(headers: http.client.HTTPMessage) -> float:
     return IDLE_SECONDS
 
 
-def _read(response: http.client.HTTPResponse, cap: int) -> bytes:
-    """Read the body whole; both the bytes on the wire and those that come out of gzip are counted."""
-    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-    gunzip = _Gunzip() if encoding in {"gzip", "x-gzip"} else None
-    if gunzip is None and encoding != "identity":
-        raise ValueError(f"the answer is encoded as {encoding[:20]!r}, which was not asked for")
-    pieces: list[bytes] = []
-    wire = plain = 0
-    while piece := response.read1(_PIECE):
-        wire += len(piece)
-        if gunzip is not None:
-            piece = gunzip.feed(piece, cap - plain + 1)
-        plain += len(piece)
-        if plain > cap or wire > cap:
-            raise ValueError(f"the answer is larger than max_body ({cap} bytes)")
-        pieces.append(piece)
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    if gunzip is not None and wire and not gunzip.whole:
-        raise EOFError("the compressed answer is cut")
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-class _Gunzip:
-    """gzip, never more than asked for at a time, so that a bomb stays small."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(31)
-
-    @property
-    def whole(self) -> bool:
-        return self._stream.eof
-
-    def feed(self, data: bytes, most: int) -> bytes:
-        """Return what *data* decodes to, at most *most* bytes; more than that is the caller's reason to stop."""
-        out = b""
-        while data and len(out) < most:
-            if self._stream.eof:
-                self._stream = zlib.decompressobj(31)
-            out += self._stream.decompress(data, most - len(out))
-            data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
-        return out
-
-
 def _unsent(host: str, error: Exception) -> TransientError | BlockedError:
-    words = _words(error)
+    words = words_for(error)
     if "Tunnel connection failed: 407" in str(error):
         return BlockedError(f"{host}: the proxy asks for credentials (407)")
     return TransientError(f"{host}: no connection: {words}", remote=True)
-
-
-def _words(error: BaseException) -> str:
-    """Say in a few words what went wrong, from types and errno alone: foreign texts may hold addresses and secrets."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if words := _known(cause):
-            return words
-        cause = cause.__cause__ or cause.__context__
-    return f"no proper answer ({type(error).__name__})"
-
-
-def _known(error: BaseException) -> str | None:
-    match error:
-        case NameResolutionError() | socket.gaierror():
-            return "the name cannot be resolved"
-        case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted ({error.verify_message}); see tls.ca"
-        case ssl.SSLError():
-            return f"TLS failed ({error.reason or type(error).__name__})"
-        case TimeoutError():
-            return "timeout"
-        case http.client.RemoteDisconnected():
-            return "connection closed without an answer"
-        case http.client.IncompleteRead() | EOFError():
-            return "the answer was cut"
-        case OSError() if str(error).startswith("Tunnel connection failed"):
-            return str(error)[:60]
-        case OSError() if error.strerror:
-            return error.strerror.lower()
-        case ValueError() if str(error).startswith("the answer is"):
-            return str(error)
-    return None

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from structlog.stdlib import ProcessorFormatter
 
@@ -46,11 +46,13 @@ def setup(level: str = "info", format: str = "auto", *, stream: TextIO | None = 
     threshold.level = _LEVELS[level]
     handler = output.OutputHandler(_output(stream), threshold.level)
     handler.setFormatter(
-        ProcessorFormatter(
+        _Formatter(
             foreign_pre_chain=[rendering.from_elsewhere],
             processors=[rendering.arranged, rendering.AsColumns(colours=terminal) if columns else rendering.as_json],
         )
     )
+    # Nobody is told the thread or the process of a line, so nobody need look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [
         kept for kept in root.handlers if not isinstance(kept, output.OutputHandler | logging.StreamHandler)
@@ -62,6 +64,18 @@ def setup(level: str = "info", format: str = "auto", *, stream: TextIO | None = 
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
+
+
+class _Formatter(ProcessorFormatter):
+    """Takes a shorter way with our own events: no second record is made of each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not isinstance(record.msg, dict):
+            return super().format(record)
+        line: Any = {**record.msg, "_record": record}
+        for process in self.processors:
+            line = process(None, "", line)
+        return str(line)
 
 
 _outputs: dict[int, tuple[TextIO, output.Output]] = {}

@@ -182,7 +182,7 @@ class HelpDesk:
         if ticket is None:
             return _status(404, "no such ticket")(Response(200), self._switches)
         if not reply:
-            return Response(200, json.dumps(ticket, ensure_ascii=False).encode("utf-8", "surrogatepass"), _JSON)
+            return Response(200, json.dumps(ticket, ensure_ascii=False).encode("utf-8", "backslashreplace"), _JSON)
         try:
             content = json.loads(request.body or b"{}")
         except ValueError:

@@ -102,7 +102,7 @@ class Tickets:
     def _put(self, ticket: Fields) -> None:
         self._tickets[ticket["id"]] = ticket
         self._encoded[ticket["id"]] = json.dumps(ticket, ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "surrogatepass"
+            "utf-8", "backslashreplace"
         )
         self.version += 1
 

@@ -173,6 +173,8 @@ class ServiceNowSink:
         self.settle_seconds = (client.settings.tcp_bound + client.settings.max_execution).total_seconds()
         #: Whether the guard by sys_id is proven; set by the wiring.
         self.proven: Callable[[], bool] = _never
+        #: Whether every incident of ours is sure to bear our sys_id: then the pre-check asks by the primary key; set by the wiring.
+        self.primary: Callable[[], bool] = _never
         #: Whether an intent may still be sent, asked right before its first byte; set by the wiring.
         self.may_send: Callable[[Intent], bool] = _always
 
@@ -190,7 +192,7 @@ class ServiceNowSink:
             users = self._find_users(batch, fresh=fresh)
             known = self._incidents.known(
                 {record.correlation_id: record.derived_sys_id for record in batch},
-                by_sys_id=self.proven(),
+                by_sys_id=self.primary(),
                 displays={record.correlation_id: (record.route, record.key) for record in batch},
             )
         except (BlockedError, HeldError):
@@ -325,9 +327,6 @@ class ServiceNowSink:
             raise UnknownOutcome(f"{error}; the look-up after it got no answer", evidence=error.evidence) from error
         if found is not None:
             return found
-        if insert and intent.with_sys_id and intent.attempt > 1 and not unproven:
-            # The key is taken and nothing is seen: an earlier attempt is about to become visible.
-            raise UnknownOutcome(f"{error}; nothing is to be seen yet", evidence=error.evidence)
         if unproven or insert:
             raise PermanentError(str(error), evidence=error.evidence, insert_refused=True) from error
         raise error

@@ -191,6 +191,8 @@ class Seen:
 def _number(text: str) -> Mark:
     try:
         number = Decimal(text)
+        if not number.is_finite():
+            raise InvalidOperation
     except InvalidOperation:
         raise ValueError("not a number") from None
     size = abs(number)

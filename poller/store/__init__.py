@@ -9,6 +9,7 @@ the caller decides what is committed together (guarantee 2.3). Rows become `poll
 ``turns``       one turn of the dispatcher: settle, claim, take over
 ``standing``    routes, remotes, proofs, budgets, holds
 ``reading``     what the listings show
+``lives``       the whole life of one record
 ``operating``   what operators do
 ==============  ==========================================================
 """

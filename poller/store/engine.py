@@ -72,7 +72,8 @@ class Store:
             return
         lock_path = path.with_name(path.name + ".lock")
         try:
-            lock = lock_path.open("a+", encoding="utf-8")
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            lock = os.fdopen(descriptor, "a+", encoding="utf-8")
         except OSError as error:
             raise DatabaseUnusable(f"lock file {lock_path.name} cannot be opened: {error.strerror}") from error
         try:

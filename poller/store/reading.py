@@ -17,14 +17,14 @@ from sqlalchemy import Connection, Row, Select, and_, case, exists, func, select
 
 from poller.model import FINISHED, Operation, State
 from poller.store.engine import Store
-from poller.tables import acts, attempts, checkpoints, deliveries, payloads, records, routes
+from poller.store.standing import PREFIX
+from poller.tables import checkpoints, deliveries, facts, records, routes
 
 #: What a record shows while a reply is owed for it; no state of a delivery.
 REPLYING = "replying"
 #: What a record may show, in the order of its life.
 SHOWN = (*(str(state) for state in State if state not in FINISHED), REPLYING, "delivered", "skipped")
-#: Raw text of a record that could not be read is shown up to this.
-LONGEST_RAW = 4_000
+
 
 _BATCH = 500
 _FINISHED = tuple(str(state) for state in FINISHED)
@@ -73,67 +73,13 @@ class RouteLine:
     error: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptLine:
-    """One attempt at a delivery, and how it ended."""
-
-    number: int
-    started_at: datetime | None
-    ended_at: datetime
-    outcome: str
-    status: int | None
-    transaction_id: str | None
-    excerpt: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeliveryLine:
-    """One delivery of a record, with all attempts."""
-
-    operation: str
-    version: str
-    state: str
-    attempts: int
-    refusals: int
-    reason: str | None
-    note: str | None
-    not_before: datetime
-    safe_after: datetime | None
-    guard: str | None
-    with_sys_id: bool | None
-    changed_at: datetime
-    tried: tuple[AttemptLine, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActLine:
-    """What an operator did."""
-
-    at: datetime
-    who: str
-    act: str
-    reason: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Life:
-    """All that is known of one record, but for its contents."""
-
-    record: RecordLine
-    seen_version: str
-    created_at: str | None
-    #: Of a record that could not be read: the beginning of its text.
-    raw: str | None
-    deliveries: tuple[DeliveryLine, ...]
-    acts: tuple[ActLine, ...]
-
-
 @contextmanager
 def snapshot(store: Store) -> Iterator[Connection]:
     """Begin a transaction in which every query sees the same state, however long the listing takes."""
     with store.read() as connection:
         if connection.dialect.name == "postgresql":
-            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            # Changes this very connection, until it is given back.
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         yield connection
 
 
@@ -145,7 +91,7 @@ def _shown() -> Any:  # noqa: ANN401  an expression
     return state.label("shown")
 
 
-def _records() -> Select[Any]:
+def record_lines() -> Select[Any]:
     """Return the query of `RecordLine`; each record is joined with the one delivery that it shows."""
     every = deliveries.alias("every")
     rank = case((every.c.state.not_in(_FINISHED), 0), (every.c.state == State.DELIVERED, 1), else_=2)
@@ -158,12 +104,14 @@ def _records() -> Select[Any]:
             routes.c.name, r.key, r.version, _shown(), tries.label("tries"), r.correlation_id, r.sys_id, r.number,
             r.first_seen, r.settled_at, reason.label("why"),
         )
+        .select_from(records)
         .join(routes, routes.c.id == r.route_id)
         .join(deliveries, d.id == showing)
     )  # fmt: skip
 
 
-def _line(row: Row[Any]) -> RecordLine:
+def line(row: Row[Any]) -> RecordLine:
+    """Return one row of `record_lines`."""
     return RecordLine(
         route=row.name,
         key=row.key,
@@ -181,9 +129,9 @@ def _line(row: Row[Any]) -> RecordLine:
 
 def all_records(connection: Connection) -> Iterator[RecordLine]:
     """Yield every record, in the order they were first seen."""
-    query = _records().order_by(r.id).execution_options(yield_per=_BATCH)
+    query = record_lines().order_by(r.id).execution_options(yield_per=_BATCH)
     for row in connection.execute(query):
-        yield _line(row)
+        yield line(row)
 
 
 def newest_records(
@@ -195,14 +143,20 @@ def newest_records(
     Args:
         state: One of `SHOWN`.
     """
-    query = _records()
+    query = record_lines()
     if route is not None:
         query = query.where(routes.c.name == route)
     if state is not None:
         query = query.where(_shown() == state)
     query = query.order_by(r.id.desc()).limit(limit).execution_options(yield_per=_BATCH)
     for row in connection.execute(query):
-        yield _line(row)
+        yield line(row)
+
+
+def kept_prefix(connection: Connection) -> str | None:
+    """Return the installation's name that the records in the database were made under; None where there are none."""
+    query = select(facts.c.value).where(facts.c.name == PREFIX, exists(select(r.id)))
+    return connection.execute(query).scalar()
 
 
 # Routes.
@@ -229,7 +183,12 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
     for name, state, count in connection.execute(_unfinished_counts()):
         found.setdefault(name, {})[state] = count
     skipped = {row[0]: row[1] for row in connection.execute(_skipped_counts())}
-    total = select(routes.c.name, func.count()).join(routes, routes.c.id == r.route_id).group_by(routes.c.name)
+    total = (
+        select(routes.c.name, func.count())
+        .select_from(records)
+        .join(routes, routes.c.id == r.route_id)
+        .group_by(routes.c.name)
+    )
     for name, count in connection.execute(total):
         states = found.setdefault(name, {})
         states["skipped"] = skipped.get(name, 0)
@@ -282,46 +241,3 @@ def oldest_waiting(connection: Connection) -> dict[str, datetime]:
         .group_by(routes.c.name)
     )
     return {row[0]: row[1] for row in connection.execute(query)}
-
-
-# One record.
-
-
-def life(connection: Connection, route: str, key: str) -> Life | None:
-    """Return all that is known of a record; None where there is no such record."""
-    of_record = and_(routes.c.name == route, r.key == key)
-    row = connection.execute(_records().add_columns(r.id, r.seen_version, r.created_at).where(of_record)).first()
-    if row is None:
-        return None
-    acted = select(acts.c.at, acts.c.who, acts.c.act, acts.c.reason).where(acts.c.record_id == row.id).order_by(acts.c.id)
-    raw = select(func.substr(payloads.c.raw, 1, LONGEST_RAW)).where(
-        payloads.c.record_id == row.id, payloads.c.version == row.version
-    )
-    return Life(
-        record=_line(row),
-        seen_version=row.seen_version,
-        created_at=row.created_at,
-        raw=connection.execute(raw).scalar(),
-        deliveries=_deliveries(connection, row.id),
-        acts=tuple(ActLine(**each) for each in connection.execute(acted).mappings()),
-    )
-
-
-def _deliveries(connection: Connection, record_id: int) -> tuple[DeliveryLine, ...]:
-    a = attempts.c
-    tries = (
-        select(a.delivery_id, *(a[name] for name in AttemptLine.__dataclass_fields__))
-        .join(deliveries, d.id == a.delivery_id)
-        .where(d.record_id == record_id)
-        .order_by(a.id)
-    )
-    tried: dict[int, list[AttemptLine]] = {}
-    for row in connection.execute(tries).mappings():
-        line = AttemptLine(**{name: row[name] for name in AttemptLine.__dataclass_fields__})
-        tried.setdefault(row["delivery_id"], []).append(line)
-    names = [name for name in DeliveryLine.__dataclass_fields__ if name != "tried"]
-    query = select(d.id, *(d[name] for name in names)).where(d.record_id == record_id).order_by(d.id)
-    return tuple(
-        DeliveryLine(**{name: row[name] for name in names}, tried=tuple(tried.get(row["id"], ())))
-        for row in connection.execute(query).mappings()
-    )

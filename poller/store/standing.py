@@ -17,6 +17,8 @@ from poller.store.rows import upsert
 from poller.tables import checkpoints, deliveries, facts, proofs, records, remotes, routes
 
 PREFIX = "correlation_prefix"
+#: Set once the database has lost commits: it does not know how every incident of ours was made.
+LOST = "database_lost_at"
 
 
 @dataclass(frozen=True, kw_only=True)

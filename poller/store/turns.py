@@ -53,7 +53,9 @@ _SETTLE = (
     .values(
         state=bindparam("new_state"),
         not_before=func.coalesce(bindparam("due", type_=Time), d.not_before),
-        safe_after=func.coalesce(bindparam("safe", type_=Time), d.safe_after),
+        safe_after=case(
+            (bindparam("cleared", type_=Boolean), None), else_=func.coalesce(bindparam("safe", type_=Time), d.safe_after)
+        ),
         reason=bindparam("why"),
         body=func.coalesce(bindparam("frozen"), d.body),
         note=func.coalesce(bindparam("remark"), d.note),
@@ -120,6 +122,7 @@ def _settlement(each: Settled, owner: str, now: datetime) -> dict[str, object]:
         "new_state": str(verdict.state),
         "due": verdict.not_before,
         "safe": verdict.safe_after,
+        "cleared": verdict.cleared,
         "why": verdict.reason,
         "frozen": verdict.body,
         "remark": verdict.note,
@@ -348,8 +351,8 @@ def commit_intents(
         )
 
 
-def next_intents(connection: Connection, count: int) -> int:
-    """Return the first of *count* fresh intent numbers; they only ever grow."""
+def reserve_intents(connection: Connection, count: int) -> int:
+    """Return the first of *count* intent numbers that nobody else gets; they only ever grow."""
     raised = (
         update(facts)
         .where(facts.c.name == INTENT)
@@ -365,7 +368,7 @@ def next_intents(connection: Connection, count: int) -> int:
 
 def newest_intent(connection: Connection) -> int:
     """Return the newest intent number that is committed."""
-    return int(connection.execute(select(facts.c.value).where(facts.c.name == INTENT)).scalar() or 0)
+    return int(connection.execute(select(func.max(d.intent))).scalar() or 0)
 
 
 # Leases.
@@ -434,6 +437,15 @@ def take_over(
             )
         )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+def look_first(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
+    """Give back what was about to be sent to be looked up: an earlier attempt is in doubt, and the guard has changed since."""
+    connection.execute(
+        update(deliveries)
+        .where(d.id.in_([claim.id for claim in claims]), d.owner.is_(None))
+        .values(state=str(State.UNKNOWN), not_before=now, changed_at=now)
+    )
 
 
 def doubt(connection: Connection, route_id: int, *, safe_after: datetime) -> None:

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import trustme
 
-from poller.clients import transport
 from poller.clients.http import HttpRemote, RemoteSettings, TlsSettings, check_url
 from poller.errors import BlockedError, NotSentError, TransientError, UnknownOutcome
 from tests.clients.fake import Act, Arrived, answer, serving
@@ -46,9 +45,10 @@ def test_an_answer_is_handed_over_whole() -> None:
         assert fake.arrived[0].headers["host"] == f"127.0.0.1:{fake.port}"
 
 
+ZIPPED = gzip.compress(b"hello")
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
-    + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (lambda z: (z[:9], z[9:]))(gzip.compress(b"hello")))
+    + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (ZIPPED[:9], ZIPPED[9:]))
     + b"0\r\n\r\n"
 )
 
@@ -69,11 +69,15 @@ def test_an_answer_cut_at_any_byte_is_unknown(whole: bytes, body: bytes, then: s
     assert arrived == len(whole) + (then == "close")
 
 
+def _always(act: Act) -> Callable[[Arrived], Act]:
+    return lambda _: act
+
+
 def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
     with serving(lambda _: Act(WHOLE)) as second, remote() as http:
         for status in ("301 M", "302 F", "303 S", "307 T", "308 P"):
             moved = answer(status=status, headers={"Location": second.url + "/"})
-            with serving(lambda _, moved=moved: Act(moved)) as first:
+            with serving(_always(Act(moved))) as first:
                 assert http.request("POST", first.url, body=b"x").status == int(status[:3])
         assert second.connections == 0
 
@@ -117,7 +121,7 @@ def test_a_connection_idle_for_ten_seconds_is_closed_and_not_used(monkeypatch: p
         assert fake.connections == 1
 
         now = time.monotonic
-        monkeypatch.setattr(transport.time, "monotonic", lambda: now() + 10.5)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 10.5)
         http.request("GET", fake.url)
 
         assert fake.connections == 2
@@ -128,7 +132,7 @@ def test_a_server_that_keeps_connections_shorter_is_heeded(monkeypatch: pytest.M
     with serving(lambda _: Act(short)) as fake, remote() as http:
         http.request("GET", fake.url)
         now = time.monotonic
-        monkeypatch.setattr(transport.time, "monotonic", lambda: now() + 2.5)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 2.5)
         http.request("GET", fake.url)
 
         assert fake.connections == 2
@@ -275,15 +279,19 @@ def test_another_host_name_and_old_tls_are_refused(authority: tuple[trustme.CA, 
     ca, path = authority
     with (
         serving(lambda _: Act(WHOLE), tls=_context(ca, "other.example")) as fake,
-        remote(tls={"ca": str(path)}) as http,pytest.raises(TransientError, match="not trusted")
+        remote(tls={"ca": str(path)}) as http,
+        pytest.raises(TransientError, match="not trusted"),
     ):
         http.request("GET", fake.url.replace("http://", "https://"))
     old = _context(ca, "127.0.0.1")
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with serving(lambda _: Act(WHOLE), tls=old) as fake, remote(tls={"ca": str(path)}) as http:
-        with pytest.raises(TransientError, match="TLS failed"):
-            http.request("GET", fake.url.replace("http://", "https://"))
+    with (
+        serving(lambda _: Act(WHOLE), tls=old) as fake,
+        remote(tls={"ca": str(path)}) as http,
+        pytest.raises(TransientError, match="TLS failed"),
+    ):
+        http.request("GET", fake.url.replace("http://", "https://"))
 
 
 def test_our_certificate_is_shown(authority: tuple[trustme.CA, Path], tmp_path: Path) -> None:
@@ -303,12 +311,14 @@ def test_a_proxy_is_asked_to_connect_and_its_refusal_means_not_sent(authority: t
         with pytest.raises(BlockedError, match="407"):
             http.request("POST", "https://far.example/", body=b"x")
         assert proxy.arrived[0].line.startswith("CONNECT far.example:443")
-    with serving(lambda _: Act(b"HTTP/1.1 502 No\r\n\r\n", "close")) as proxy, remote(proxy=proxy.url) as http:
-        with pytest.raises(TransientError, match="Tunnel connection failed: 502"):
-            http.request("POST", "https://far.example/", body=b"x")
+    broken = Act(b"HTTP/1.1 502 No\r\n\r\n", "close")
     slow = Act(b"HTTP/1.1 200 Connection made\r\n", drip=0.05)
-    with serving(lambda _: slow) as proxy, remote(proxy=proxy.url, deadline="200ms") as http:
-        with pytest.raises(TransientError, match="timeout"):
+    for act, words in ((broken, "Tunnel connection failed: 502"), (slow, "timeout")):
+        with (
+            serving(_always(act)) as proxy,
+            remote(proxy=proxy.url, deadline="200ms") as http,
+            pytest.raises(TransientError, match=words),
+        ):
             http.request("POST", "https://far.example/", body=b"x")
 
 
@@ -323,8 +333,7 @@ def test_more_calls_than_connections_wait_for_their_turn() -> None:
         done: list[int] = []
 
         def call() -> None:
-            for _ in range(20):
-                done.append(http.request("GET", fake.url).status)
+            done.extend(http.request("GET", fake.url).status for _ in range(20))
 
         threads = [threading.Thread(target=call) for _ in range(8)]
         for one in threads:

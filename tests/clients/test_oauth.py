@@ -30,7 +30,7 @@ def auth(**more: Any) -> AuthSettings:
 def source(fake: Fake, clock: Callable[[], float] = time.monotonic, **more: Any) -> TokenSource:
     settings = auth(**more)
     assert settings.type in {"client_credentials", "password"}
-    return TokenSource(settings, HttpRemote(RemoteSettings()), token_url=fake.url + "/oauth_token.do", clock=clock)  # type: ignore[arg-type]
+    return TokenSource(settings, HttpRemote(RemoteSettings()), token_url=fake.url + "/oauth_token.do", clock=clock)
 
 
 def token(text: str = "t1", **more: Any) -> Act:

@@ -49,9 +49,8 @@ class Alertmanager:
 
     def resolve(self, name: str, *labels: str) -> None:
         self.amtool("alert", "add", name, *labels, f"--end={datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
-        wait_for(
-            lambda: name not in {alert["labels"]["alertname"] for alert in self.alerts()}, f"{name} to be resolved"
-        )
+        wanted = {"alertname": name, **dict(label.split("=", 1) for label in labels)}
+        wait_for(lambda: all(alert["labels"] != wanted for alert in self.alerts()), f"{name} to be resolved")
 
     def alerts(self) -> list[Any]:
         found = fetched(f"{self.url}/api/v2/alerts")
