@@ -52,6 +52,10 @@ revision: $(DEV_STAMP) ## a new migration from the difference between poller/tab
 	@$(BIN)/python .ci/revision.py "$(m)"
 	@$(BIN)/ruff check --fix --quiet migrations; $(BIN)/ruff format --quiet migrations
 
+.PHONY: schema
+schema: $(DEV_STAMP) ## settings.schema.json anew from the models
+	@$(BIN)/python -m poller.settings --schema > settings.schema.json
+
 .PHONY: dist
 dist: $(DEV_STAMP) ## wheel and sdist into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null && ls dist

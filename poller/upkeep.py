@@ -31,15 +31,17 @@ MOST = 50_000
 def sweep(store: Store, clock: Clock, routes: Mapping[str, Route]) -> None:
     """Compare the incidents of each instance and table with the records, and report what differs."""
     started = clock.monotonic()
-    for key, route in _by_instance(routes.values()).items():
+    for key, sharing in _by_instance(routes.values()).items():
         since = clock.now() - WINDOW
         try:
-            rows = route.sink.owned(route.receiver.prefix, since=since, most=MOST)
+            rows = sharing[0].sink.owned(sharing[0].receiver.prefix, since=since, most=MOST)
         except PollerError as error:
             log.warning("sweep_failed", error=str(error), instance=key)
             continue
         doubled, foreign = _review(store, rows)
-        missing = 0 if len(rows) >= MOST else _missing(store, route, rows, since=since, now=clock.now())
+        # Where not all was read, what was not seen may be there all the same.
+        whole = len(rows) < MOST
+        missing = sum(_missing(store, route, rows, since=since, now=clock.now()) for route in sharing if whole)
         log.info(
             "sweep_finished",
             instance=key,
@@ -51,8 +53,13 @@ def sweep(store: Store, clock: Clock, routes: Mapping[str, Route]) -> None:
         )
 
 
-def _by_instance(routes: Iterable[Route]) -> dict[str, Route]:
-    return {route.sink.guard_key(): route for route in routes if route.sink.guarded}
+def _by_instance(routes: Iterable[Route]) -> dict[str, list[Route]]:
+    """Return the routes that create at the same instance and table, by its name."""
+    groups: dict[str, list[Route]] = defaultdict(list)
+    for route in routes:
+        if route.sink.guarded:
+            groups[route.sink.guard_key()].append(route)
+    return groups
 
 
 def _review(store: Store, rows: list[Owned]) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,7 +25,16 @@ from poller.tables import acts, deliveries, records as records_table
 from tests.fakes import last, records
 from tests.house import House
 
-HOSTILE = ["a\x1b[31mred", "line\nbreak", "ops^night", "‮txt.exe", "x" * 600, "zoë", "'; DROP TABLE records;--", " "]
+HOSTILE = [
+    "a\x1b[31mred",
+    "line\nbreak",
+    "ops^night",
+    "\u202etxt.exe",
+    "x" * 600,
+    "zoë",
+    "'; DROP TABLE records;--",
+    " ",
+]
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ def test_a_life_tells_each_attempt_and_act(house: House) -> None:
     assert missing == [None, None]
     assert found.record.state == "delivered"
     (delivery,) = found.deliveries
-    assert [attempt.outcome for attempt in delivery.tried][0] == "unknown"
+    assert delivery.tried[0].outcome == "unknown"
     assert all(attempt.ended_at for attempt in delivery.tried)
     assert [(act.who, act.act, act.reason) for act in found.acts] == [("ann", "retry", "asked to")]
 
@@ -204,8 +212,8 @@ def test_ten_thousand_records_are_read_quickly_in_few_queries(house: House) -> N
 
     assert lines == sum(found.values()) == 10_000
     assert len(few) == 5
-    assert len([each for each in statements if not each.startswith("SET ")]) <= 6
-    assert timedelta(seconds=seconds) < timedelta(seconds=20)
+    assert len([each for each in statements if each.startswith("SELECT ")]) <= 6
+    assert seconds < 20
 
 
 def test_a_listing_sees_one_state_while_others_write(house: House) -> None:

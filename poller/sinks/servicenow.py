@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final, Literal
@@ -49,6 +50,8 @@ from poller.values import Model
 
 #: Creates stop where the clocks are further apart, in seconds.
 _SKEWED: Final = 300.0
+#: Waits before each look for a row just made, in seconds: a read replica may lag a little.
+_READ_BACK: Final = (0.0, 1.0, 2.0)
 #: Keys of a route, of its sink or of ``unknown_user``; typed below ``[….sink.fields]`` they would become columns.
 _MISPLACED: Final = frozenset(
     {
@@ -300,11 +303,16 @@ class ServiceNowSink:
         )
 
     def _read_back(self, intent: Intent, made: Created) -> tuple[bool | None, tuple[str, ...]]:
-        try:
-            rows = self._incidents.by_correlation([intent.correlation_id])[intent.correlation_id]
-        except PollerError:
-            return None, ()
-        ids = [str(row["sys_id"]) for row in rows]
+        ids: list[str] = []
+        for wait in _READ_BACK:
+            time.sleep(wait)
+            try:
+                rows = self._incidents.by_correlation([intent.correlation_id])[intent.correlation_id]
+            except PollerError:
+                return None, ()
+            ids = [str(row["sys_id"]) for row in rows]
+            if made.sys_id in ids:
+                break
         return made.sys_id in ids, tuple(one for one in ids if one != made.sys_id)
 
     def _refused(self, intent: Intent, error: BlockedError | PermanentError) -> Receipt:

@@ -17,8 +17,8 @@ import trustme
 from poller.sandbox import Options, Sandbox
 from tests.support import require_or_skip
 
-REQUIREMENTS = ("pysnow==0.7.17", "pysnc==1.2.1", "requests==2.34.2", "requests-oauthlib==1.3.1", "oauthlib==3.3.1")
 ROOT = Path(__file__).parents[2]
+REQUIREMENTS = ROOT / ".ci" / "requirements-interop.txt"
 
 
 def environment() -> Path:
@@ -26,7 +26,7 @@ def environment() -> Path:
     cache = Path(os.environ.get("POLLER_TEST_CACHE") or ROOT / "build")
     place = cache / "interop-venv"
     python, mark = place / "bin" / "python", place / "requirements.txt"
-    if mark.exists() and mark.read_text() == "\n".join(REQUIREMENTS):
+    if mark.exists() and mark.read_text() == REQUIREMENTS.read_text():
         return python
     made = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", place], capture_output=True, text=True, check=False, timeout=120
@@ -34,10 +34,11 @@ def environment() -> Path:
     require_or_skip(
         made.returncode == 0, f"cannot make an environment for pysnow and pysnc: {made.stderr.strip()[-300:]}"
     )
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install += ["--require-hashes", "-r", str(REQUIREMENTS)]
     done = subprocess.run(install, capture_output=True, text=True, check=False, timeout=250)
     require_or_skip(done.returncode == 0, f"cannot install pysnow and pysnc: {done.stderr.strip()[-300:]}")
-    mark.write_text("\n".join(REQUIREMENTS))
+    mark.write_text(REQUIREMENTS.read_text())
     return python
 
 
