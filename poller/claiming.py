@@ -117,16 +117,17 @@ class Claiming:
         return claimed
 
     def _claim_route(self, turn: _Turn, route: Route, room: int) -> list[Work]:
-        if route.requests_per_hour and room > 0:
-            room = standing.spend(turn.connection, route.sink.remote, room, route.requests_per_hour, now=turn.now)
-        if room <= 0:
+        if room <= 0 or turn.blocked(route):
             return []
-        claimed: list[Work] = []
-        if not turn.blocked(route):
-            room = min(room, 1) if turn.probing(route) else room
-            claimed += self._look(turn, route, room)
-            claimed += self._prepare(turn, route, room - len(claimed))
-            claimed += self._send(turn, route, room - len(claimed))
+        room = min(room, 1) if turn.probing(route) else room
+        if route.requests_per_hour:
+            room = standing.spend(turn.connection, route.sink.remote, room, route.requests_per_hour, now=turn.now)
+        claimed = self._look(turn, route, room)
+        claimed += self._prepare(turn, route, room - len(claimed))
+        claimed += self._send(turn, route, room - len(claimed))
+        if route.requests_per_hour:
+            # A preparation is two requests, a read-back a second one, so that the bucket may run a little below empty.
+            standing.give_back(turn.connection, route.sink.remote, room - sum(_requests(work) for work in claimed))
         turn.in_flight[route.sink.remote] += len(claimed)
         turn.of_route[route.name] += len(claimed)
         return claimed
@@ -313,6 +314,13 @@ class _Turn:
             return 0
         self._proving.add(key)
         return 1
+
+
+def _requests(work: Work) -> int:
+    """Return how many requests *work* makes at the sink, as a rule."""
+    if isinstance(work, Prepare):
+        return 2
+    return 2 if isinstance(work, Send) and work.claims[0].intent.read_back else 1
 
 
 def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Claim:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from poller.claiming import Claiming
 from poller.clock import Clock
@@ -24,7 +25,7 @@ from poller.judging import judge
 from poller.logs import get_logger
 from poller.model import State
 from poller.route import Route
-from poller.store import Store, turns
+from poller.store import Store, first_line, turns
 from poller.telling import tell_settled
 from poller.work import Done, Send, Work
 
@@ -131,17 +132,22 @@ class Dispatcher:
 
     def run(self) -> None:
         """Turn until stopped and all work has ended."""
-        while not (self._stopping.is_set() and not self._working and not self._unsettled):
-            self.step(IDLE)
+        try:
+            while not (self._stopping.is_set() and not self._working and not self._unsettled):
+                self.step(IDLE)
+        except Exception:
+            # A fault of ours. What is committed is safe, and a fresh process takes it over; going on blindly is not.
+            log.error("crashed", exception=traceback.format_exc())
+            raise
 
     def step(self, longest: float) -> None:
         """Wait for something to do, at most *longest* seconds, and take one turn."""
         self._unsettled += self._collect(min(longest, self._claiming.wait(self._clock.monotonic())))
         try:
             self._turn()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             # Nothing was sent that is not committed; what has finished is kept and settled when the database is back.
-            log.error("database_failed", error=str(error.orig or error).splitlines()[0], unsettled=len(self._unsettled))
+            log.error("database_failed", error=first_line(error), unsettled=len(self._unsettled))
             self._orphans = True
             self._claiming.rolled_back()
             self._effects.distrust()

@@ -69,7 +69,9 @@ def judge(done: list[Done], standings: dict[str, RouteStanding], guards: dict[st
             case Send():
                 _sent(each, each.work, judged, standings[name].succeeded_since_refusal)
             case Look():
-                _looked(each, each.work, judged, guards[name].guard, now)
+                # A route that was taken out of the settings meanwhile has none in force: then the careful one.
+                in_force = guards.get(name)
+                _looked(each, each.work, judged, in_force.guard if in_force else Guard.SETTLE, now)
     return judged
 
 

@@ -7,6 +7,7 @@ dispatcher. READY depends on settings, database and threads, never on a remote.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -17,13 +18,14 @@ from pathlib import Path
 from types import FrameType
 from zoneinfo import ZoneInfo
 
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor as SchedulerPool
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from poller import __version__, systemd
 from poller.engine_room import EngineRoom
@@ -31,6 +33,7 @@ from poller.errors import DatabaseUnusable, SettingsError
 from poller.logs import get_logger
 from poller.route import Route, Schedule
 from poller.settings import Settings, load
+from poller.store import first_line
 
 log = get_logger()
 
@@ -38,6 +41,8 @@ log = get_logger()
 DRAIN = 30.0
 #: The dispatcher and the scheduler must have shown life within this, in seconds, or the watchdog is not fed.
 STALE = 20.0
+#: EX_SOFTWARE: systemd starts it again, and the next process takes over what is committed.
+EXIT_CRASHED = 70
 #: A poll's first interval is lengthened by at most this part of it, so that many routes do not stay in step.
 START_JITTER = 0.1
 
@@ -60,12 +65,16 @@ class Service:
         self._signals: list[int] = []
         self._pulse = 0.0
         self._fed = 0.0
+        self._stuck: list[str] = []
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": SchedulerPool(max_workers=64), "pulse": SchedulerPool(max_workers=1)},
             # A run that comes late comes all the same, once; and never beside itself.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
+        # It warns at each time at which a slow poll is still under way; `_still_polling` tells that as a step.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+        self._scheduler.add_listener(self._still_polling, EVENT_JOB_MAX_INSTANCES)
         self._turning = threading.Thread(target=self._room.dispatcher.run, name="dispatcher", daemon=True)
 
     def run(self) -> int:
@@ -93,8 +102,8 @@ class Service:
         self._signals.append(number)
         self._wake.set()
 
-    def _watch(self) -> int:
-        """Feed the watchdog and obey signals until one says to stop; return that one."""
+    def _watch(self) -> int | None:
+        """Feed the watchdog and obey signals until one says to stop; return that one, or None: the dispatcher has died."""
         interval = systemd.watchdog_interval()
         tick = 1.0 if interval is None else min(1.0, interval.total_seconds() / 4)
         while True:
@@ -107,6 +116,8 @@ class Service:
             if numbers:
                 # However many came, the last state of the file counts.
                 self._reload()
+            if not self._turning.is_alive():
+                return None
             lives = self._lives()
             if lives and interval is not None:
                 systemd.notify("WATCHDOG=1", self._status())
@@ -127,8 +138,10 @@ class Service:
             return True
         if not stuck and not self._room.store.alive():
             stuck = ["database"]
-        if stuck:
+        if stuck and stuck != self._stuck:
             log.error("daemon_stuck", parts=stuck)
+        self._stuck = stuck
+        if stuck:
             return False
         self._fed = now
         return True
@@ -169,6 +182,11 @@ class Service:
         if route is not None and not self._room.stopping.is_set():
             self._guarded(lambda: route.poll(self._room.store, self._room.clock))
 
+    def _still_polling(self, event: JobSubmissionEvent) -> None:
+        kind, _, name = event.job_id.partition(":")
+        if kind == "poll":
+            log.debug("poll_skipped", route=name)
+
     def _recover(self) -> None:
         def act() -> None:
             if self._room.recover():
@@ -192,8 +210,8 @@ class Service:
         """Run a job; a database that is away is told and not a reason to end the schedule."""
         try:
             act()
-        except DBAPIError as error:
-            log.error("database_failed", error=str(error.orig or error).splitlines()[0])
+        except SQLAlchemyError as error:
+            log.error("database_failed", error=first_line(error))
 
     # Settings, again.
 
@@ -203,8 +221,8 @@ class Service:
             settings = load(self._path)
             before = dict(self._room.routes)
             changed = self._room.use(settings)
-        except (SettingsError, DatabaseUnusable, DBAPIError) as error:
-            problems = error.problems if isinstance(error, SettingsError) else [str(error).splitlines()[0]]
+        except (SettingsError, DatabaseUnusable, SQLAlchemyError) as error:
+            problems = error.problems if isinstance(error, SettingsError) else [first_line(error)]
             log.error("settings_refused", problems=problems)
         else:
             self._settings = settings
@@ -220,7 +238,7 @@ class Service:
 
     # The end.
 
-    def _stop(self, number: int) -> int:
+    def _stop(self, number: int | None) -> int:
         """Drain: no new polls, no new claims; what is under way may end, within a limit."""
         systemd.notify("STOPPING=1")
         self._room.stopping.set()
@@ -228,7 +246,9 @@ class Service:
         self._room.dispatcher.stop()
         self._turning.join(DRAIN)
         unfinished = self._room.dispatcher.in_flight
-        log.info("service_stopped", signal=signal.Signals(number).name, unfinished=unfinished)
+        log.info(
+            "service_stopped", signal=None if number is None else signal.Signals(number).name, unfinished=unfinished
+        )
         self._scheduler.shutdown(wait=False)
         if unfinished == 0 and not self._turning.is_alive():
             self._room.close()
@@ -237,7 +257,7 @@ class Service:
         flush()
         # A worker that hangs in a read would keep the interpreter for its whole time-out. What it was doing is
         # committed as `sending`, and the next start takes it for unknown.
-        os._exit(0)
+        os._exit(EXIT_CRASHED if number is None else 0)
 
 
 def trigger(schedule: Schedule) -> BaseTrigger:

@@ -26,9 +26,9 @@ class Progress:
     def __call__(self, done: int, among: int) -> None:
         """Show that *done* of *among* are finished."""
         now = time.monotonic()
-        if not self._shows or (now - self._drawn < _PAUSE and done < among):
+        if not self._shows or not among or (now - self._drawn < _PAUSE and done < among):
             return
-        part = done / among if among else 0.0
+        part = done / among
         line = f"[{'#' * int(30 * part):-<30}]  {done} of {among}  {part:.0%}"
         with self._lock:
             self._drawn = now

@@ -56,9 +56,11 @@ def once(settings_option: str | None, names: Sequence[str]) -> int:
     stopped = _stop_on_signal(room.stopping)
     try:
         outcome = run_once(room, names, progress=progress)
+        among = sum(outcome.states.values())
+        progress(among - outcome.unfinished, among)
     finally:
-        progress.close()
         logs.flush()
+        progress.close()
     room.close()
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items())) or "no records"
     failed = f"; poll failed: {', '.join(outcome.polls_failed)}" if outcome.polls_failed else ""

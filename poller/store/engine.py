@@ -135,9 +135,9 @@ def open_store(url: str, *, password: str | None = None) -> Store:
         with store.read() as connection:
             connection.execute(text("SELECT 1"))
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise DatabaseUnusable(f"database.url: {_first_line(error)}") from error
+        raise DatabaseUnusable(f"database.url: {first_line(error)}") from error
     except DBAPIError as error:
-        raise DatabaseUnusable(f"database cannot be used: {_first_line(error.orig or error)}") from error
+        raise DatabaseUnusable(f"database cannot be used: {first_line(error)}") from error
     except OSError as error:
         raise DatabaseUnusable(f"database cannot be used: {error.strerror}: {error.filename}") from error
     return store
@@ -178,5 +178,7 @@ def _durable_postgresql(dbapi: Any, _entry: ConnectionPoolEntry) -> None:  # noq
     dbapi.commit()
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def first_line(error: BaseException) -> str:
+    """Return what a database error says, on one line and without SQLAlchemy's additions."""
+    said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return next(iter(str(said).strip().splitlines()), type(error).__name__)

@@ -6,6 +6,7 @@ Everything that a restart must not forget.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -240,28 +241,35 @@ def pause_remote(connection: Connection, name: str, standing: RemoteStanding) ->
 
 def spend(connection: Connection, name: str, wanted: int, per_hour: int, *, now: datetime) -> int:
     """
-    Return how many of *wanted* requests the hourly budget allows now, and count them.
+    Return how many of *wanted* requests the hourly budget of a remote allows now, and count them.
 
     A token bucket in the database, shared by every process. Its burst is a twentieth of the hour's budget and is taken
     off the refill, so that no window of an hour sees more than *per_hour*.
     """
-    burst = max(1.0, per_hour / 20)
-    rate = max(per_hour - burst, 0.5) / 3600
-    row = connection.execute(select(remotes.c.tokens, remotes.c.filled_at).where(remotes.c.name == name)).first()
-    tokens = burst
-    if row is not None and row.tokens is not None and row.filled_at is not None:
-        elapsed = max(0.0, (now - row.filled_at).total_seconds())
-        tokens = min(burst, row.tokens + elapsed * rate)
-    allowed = min(wanted, int(tokens))
+    # On PostgreSQL several daemons spend from one bucket: each waits here for the other's turn to end.
+    connection.execute(upsert(connection, remotes).on_conflict_do_nothing(), [{"name": name, "failures": 0}])
+    tokens = _tokens(connection, name, per_hour, now)
+    allowed = max(0, min(wanted, math.floor(tokens)))
     values = {"tokens": tokens - allowed, "filled_at": now}
-    statement = upsert(connection, remotes).on_conflict_do_update(index_elements=["name"], set_=values)
-    connection.execute(statement, [{"name": name, "failures": 0, **values}])
+    connection.execute(update(remotes).where(remotes.c.name == name).values(**values))
     return allowed
 
 
-def spend_at(per_hour: int) -> timedelta:
-    """Return how long one request's budget takes to refill."""
-    return timedelta(seconds=3600 / max(per_hour - max(1.0, per_hour / 20), 0.5))
+def give_back(connection: Connection, name: str, requests: int) -> None:
+    """Count *requests* less than `spend` has allowed; a negative number: more."""
+    connection.execute(update(remotes).where(remotes.c.name == name).values(tokens=remotes.c.tokens + requests))
+
+
+def _tokens(connection: Connection, name: str, per_hour: int, now: datetime) -> float:
+    burst = max(1.0, per_hour / 20)
+    rate = max(per_hour - burst, 0.5) / 3600
+    row = connection.execute(
+        select(remotes.c.tokens, remotes.c.filled_at).where(remotes.c.name == name).with_for_update()
+    ).first()
+    if row is None or row.tokens is None or row.filled_at is None:
+        return burst
+    elapsed = max(0.0, (now - row.filled_at).total_seconds())
+    return float(min(burst, row.tokens + elapsed * rate))
 
 
 # What is proven of an instance.

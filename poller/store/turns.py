@@ -54,7 +54,8 @@ _SETTLE = (
         state=bindparam("new_state"),
         not_before=func.coalesce(bindparam("due", type_=Time), d.not_before),
         safe_after=case(
-            (bindparam("cleared", type_=Boolean), None), else_=func.coalesce(bindparam("safe", type_=Time), d.safe_after)
+            (bindparam("cleared", type_=Boolean), None),
+            else_=func.coalesce(bindparam("safe", type_=Time), d.safe_after),
         ),
         reason=bindparam("why"),
         body=func.coalesce(bindparam("frozen"), d.body),
