@@ -148,6 +148,8 @@ class Claiming:
                 batch = self._due_to_prepare(turn, route, state, most)
                 if not batch:
                     break
+                # Whoever was in a batch that broke is prepared alone, so that one poison record harms no other.
+                batch = batch[:1] if batch[0][0].refusals else [each for each in batch if not each[0].refusals]
                 claims = self._hold(turn, [claim for claim, _, _ in batch])
                 if route.max_new_per_hour:
                     turns.admit(turn.connection, claims, now=turn.now)
@@ -207,6 +209,8 @@ class Claiming:
             claims += self._due(turn, route, State.UNKNOWN, room - len(claims))
         self._ready[route.id] = max(0, self._ready[route.id] - len(claims))
         claims = self._unless_in_doubt(turn, route, claims, in_force)
+        if claims and route.sink.guarded and in_force.proving:
+            turn.prove(route)
         first = self._numbers(turn, len(claims))
         intended = [_intended(claim, in_force, first + index, route) for index, claim in enumerate(claims)]
         turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
@@ -309,11 +313,13 @@ class _Turn:
         key = route.sink.guard_key()
         if key in self._proving:
             return 0
+        turns.lock_intents(self.connection)
         sharing = [self.effects.standings[name].id for name in self.effects.sharing(key)]
-        if turns.under_way(self.connection, sharing):
-            return 0
-        self._proving.add(key)
-        return 1
+        return 0 if turns.under_way(self.connection, sharing) else 1
+
+    def prove(self, route: Route) -> None:
+        """Note that the one create of the route's instance and table is out."""
+        self._proving.add(route.sink.guard_key())
 
 
 def _requests(work: Work) -> int:

@@ -12,10 +12,15 @@ from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """Tells the time; tests pass their own."""
+    """
+    Tells the time; tests pass their own.
 
-    def __init__(self) -> None:
-        self._wall = datetime.now(UTC)
+    Args:
+        wall: The time to go on from; None: this machine's. Daemons that share a database go on from its clock.
+    """
+
+    def __init__(self, wall: datetime | None = None) -> None:
+        self._wall = datetime.now(UTC) if wall is None else wall
         self._mark = self.monotonic()
 
     @staticmethod

@@ -18,14 +18,17 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from poller import recovery
 from poller.claiming import Claiming
 from poller.clock import Clock
 from poller.effects import Effects
+from poller.errors import DatabaseUnusable
 from poller.judging import judge
+from poller.lifecycle import LONGEST_RETRY_AFTER
 from poller.logs import get_logger
 from poller.model import State
 from poller.route import Route
-from poller.store import Store, first_line, turns
+from poller.store import Store, first_line, is_broken, standing, turns
 from poller.telling import tell_settled
 from poller.work import Done, Send, Work
 
@@ -44,7 +47,9 @@ class Dispatcher:
 
         lease: How long a claim lasts without being renewed.
 
-        mark: Called with the newest intent number after each commit, before its requests leave.
+        settle: How long a copy of a request can be alive after its attempt, for routes that are not among *routes*.
+
+        mark: Called after each commit, before its requests leave: newest intent number, its delivery and epoch.
     """
 
     def __init__(
@@ -55,12 +60,14 @@ class Dispatcher:
         executor: Executor,
         *,
         lease: timedelta,
-        mark: Callable[[int], None] = lambda _: None,
+        settle: timedelta = timedelta(0),
+        mark: Callable[[int, int, int], None] = lambda *_: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._executor = executor
-        self._lease = lease
+        self.lease = lease
+        self._settle = settle
         self._mark = mark
         self._finished: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
         self._unsettled: list[Done] = []
@@ -69,12 +76,18 @@ class Dispatcher:
         self._renewed = float("-inf")
         self._orphans = False
         self._stopping = threading.Event()
-        self._newest_intent = 0
+        # The newest intent that is committed, its delivery and epoch: what the database must never forget.
+        self._newest = (0, 0, 0)
+        self._send_until = 0.0
         self._claiming = Claiming(store.owner)
         self._effects = Effects()
         self.routes = dict(routes)
         #: Called when an attempt in doubt has ended well: a copy of it may still have made a second row.
         self.doubt_settled: Callable[[], None] = lambda: None
+        #: Called when the database has forgotten commits while we ran: the instances are to be asked.
+        self.database_lost: Callable[[], None] = lambda: None
+        #: Why the database cannot be used any more at all; then `run` has ended.
+        self.broken: DatabaseUnusable | None = None
         #: When the last turn went well, by the monotonic clock; the watchdog looks at it.
         self.turned_at = clock.monotonic()
 
@@ -87,6 +100,7 @@ class Dispatcher:
     def replace_routes(self, routes: Mapping[str, Route]) -> None:
         """Use other routes from the next turn on; work under way ends with what it began with."""
         self.routes = dict(routes)
+        self._effects.distrust()
         self.wake()
 
     def look_anew(self) -> None:
@@ -123,18 +137,26 @@ class Dispatcher:
         now = self._clock.now()
         alone = self._store.sqlite_path is not None
         with self._store.write() as connection:
-            self._take_over(connection, everything=alone)
-            for route in self.routes.values():
-                turns.clamp_doubts(connection, route.id, latest=now + route.policy.settle)
-            self._newest_intent = turns.newest_intent(connection)
+            turns.reserve_intents(connection, 0)
+            self._take_over(connection, self.routes, everything=alone)
+            if alone:
+                # Several daemons go on from the database's own clock; a lone one from a wall clock that may have been set.
+                for known in standing.routes_standing(connection).values():
+                    turns.doubt_again(connection, known.id, safe_after=now + self._settle_of(self.routes, known.id))
+            turns.clamp(connection, now=now)
+            standing.clamp(connection, now=now, longest=LONGEST_RETRY_AFTER)
+            self._newest = turns.newest(connection)
             self._effects.load(connection, self.routes)
-        self._mark(self._newest_intent)
+        self._mark(*self._newest)
 
     def run(self) -> None:
         """Turn until stopped and all work has ended."""
         try:
             while not (self._stopping.is_set() and not self._working and not self._unsettled):
                 self.step(IDLE)
+        except DatabaseUnusable as error:
+            self.broken = error
+            log.error("database_failed", error=str(error), unsettled=len(self._unsettled))
         except Exception:
             # A fault of ours. What is committed is safe, and a fresh process takes it over; going on blindly is not.
             log.error("crashed", exception=traceback.format_exc())
@@ -151,6 +173,8 @@ class Dispatcher:
             self._orphans = True
             self._claiming.rolled_back()
             self._effects.distrust()
+            if is_broken(error):
+                raise DatabaseUnusable(f"database is damaged: {first_line(error)}") from error
             self._stopping.wait(IDLE)
 
     def quiet_until(self) -> datetime | None:
@@ -161,10 +185,10 @@ class Dispatcher:
         """
         now = self._clock.now()
         with self._store.read() as connection:
-            due = turns.next_due(connection)
-        if due is None or due > now:
-            return due
-        return self._effects.soonest(self.routes, now)
+            due_now, later = turns.next_due(connection, [route.id for route in self.routes.values()], now=now)
+        # What is due and was not claimed waits for a block to be over, or for what comes due later.
+        times = [later, self._effects.soonest(self.routes, now) if due_now else None]
+        return min((at for at in times if at is not None), default=None)
 
     def _collect(self, timeout: float) -> list[Done]:
         finished: list[Done] = []
@@ -182,19 +206,24 @@ class Dispatcher:
     def _turn(self) -> None:
         now, done = self._clock.now(), self._unsettled
         monotonic = self._clock.monotonic()
-        effects = self._effects
+        # SIGHUP may put others in their place at any moment; a turn keeps to those it began with.
+        effects, routes = self._effects, self.routes
         with self._store.write() as connection:
-            effects.refresh(connection, self.routes, monotonic)
+            forgotten = self._orphans and self._forgotten(connection, routes, now)
+            effects.refresh(connection, routes, monotonic)
+            # One that is being renamed has its rows under the new name already, and its new routes come with the next turn.
+            routes = {name: route for name, route in routes.items() if name in effects.standings}
             judged = judge(done, effects.standings, effects.guards, now)
             settled = judged.settled
             lost = turns.settle(connection, self._store.owner, settled, now=now)
-            notes = effects.apply(connection, judged.effects, self.routes, now)
-            self._keep_leases(connection, monotonic)
+            notes = effects.apply(connection, judged.effects, routes, now)
             working = {i: w for i, w in self._working.items() if i not in {s.claim.id for s in settled}}
+            self._keep_leases(connection, routes, list(working), monotonic)
             self._claiming.settled(settled, monotonic, now)
-            claimed = [] if self._stopping.is_set() else self._claim(connection, working)
+            claimed = [] if self._stopping.is_set() else self._claim(connection, routes, working)
         # Committed: from here on, memory follows the database.
         self._unsettled = []
+        self._orphans = False
         self._working = working
         for each in done:
             if isinstance(each.work, Send):
@@ -204,66 +233,82 @@ class Dispatcher:
         tell_settled([each for each in settled if each not in lost] if lost else settled)
         for note in notes:
             note()
-        if any(each.claim.state is State.UNKNOWN and each.verdict.state is State.DELIVERED for each in settled):
+        if any(each.claim.safe_after is not None and each.verdict.state is State.DELIVERED for each in settled):
             self.doubt_settled()
+        if forgotten:
+            self.database_lost()
 
-    def _claim(self, connection: Connection, working: dict[int, Work]) -> list[Work]:
-        now = self._clock.now()
-        claimed = self._claiming.claim(
+    def _forgotten(self, connection: Connection, routes: Mapping[str, Route], now: datetime) -> bool:
+        """Hold creates if the database, back after a failure, does not know what it had committed (a failover)."""
+        number, delivery_id, epoch = self._newest
+        if number == 0 or turns.remembers(connection, delivery_id, epoch):
+            return False
+        recovery.hold(connection, routes, f"the database has forgotten intent {number}, which was committed", now=now)
+        self._effects.distrust()
+        return True
+
+    def _claim(self, connection: Connection, routes: Mapping[str, Route], working: dict[int, Work]) -> list[Work]:
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        # Half of the lease: what has not begun by then is not begun at all, and long before another may take it over.
+        # It counts from before the commit: a process that is frozen right after it must not wake up with a fresh lease.
+        self._send_until = monotonic + self.lease.total_seconds() / 2
+        return self._claiming.claim(
             connection,
-            self.routes,
+            routes,
             self._effects,
             list(working.values()),
             now=now,
-            monotonic=self._clock.monotonic(),
-            lease_until=now + self._lease,
+            monotonic=monotonic,
+            lease_until=now + self.lease,
         )
-        if newest := max((c.intent.number for w in claimed for c in w.claims), default=0):
-            self._newest_intent = max(self._newest_intent, newest)
-        return claimed
 
     def _submit(self, claimed: list[Work]) -> None:
         if not claimed:
             return
-        self._mark(self._newest_intent)
-        # Half of the lease: what has not begun by then is not begun at all, and long before another may take it over.
-        send_before = self._clock.monotonic() + self._lease.total_seconds() / 2
+        sends = [work.claims[0] for work in claimed if isinstance(work, Send)]
+        if sends:
+            newest = max(sends, key=lambda claim: claim.intent.number)
+            self._newest = (newest.intent.number, newest.id, newest.epoch)
+            self._mark(*self._newest)
         for work in claimed:
             for claim in work.claims:
                 self._working[claim.id] = work
             if isinstance(work, Send):
-                self._send_before[work.claims[0].intent.number] = send_before
+                self._send_before[work.claims[0].intent.number] = self._send_until
             self._executor.submit(self._work, work)
 
     def _work(self, work: Work) -> None:
         self._finished.put(work.run(self._clock.now))
 
-    def _keep_leases(self, connection: Connection, monotonic: float) -> None:
+    def _keep_leases(
+        self, connection: Connection, routes: Mapping[str, Route], working: list[int], monotonic: float
+    ) -> None:
         if self._orphans:
             # A commit whose answer was lost may have claimed what we never sent.
-            self._take_over(connection, everything=False, mine=(self._store.owner, list(self._working)))
-            self._orphans = False
-        if monotonic - self._renewed < self._lease.total_seconds() / 3:
+            self._take_over(connection, routes, everything=False, mine=(self._store.owner, working))
+        if monotonic - self._renewed < self.lease.total_seconds() / 3:
             return
         self._renewed = monotonic
-        if self._working:
-            turns.renew(connection, self._store.owner, lease_until=self._clock.now() + self._lease)
-        self._take_over(connection, everything=False)
+        turns.renew(connection, self._store.owner, working, lease_until=self._clock.now() + self.lease)
+        self._take_over(connection, routes, everything=False)
+
+    def _settle_of(self, routes: Mapping[str, Route], route_id: int) -> timedelta:
+        """Return how long a copy of a request of this route can be alive; a route that is switched off has the default."""
+        return next((r.policy.settle for r in routes.values() if r.id == route_id), self._settle)
 
     def _take_over(
-        self, connection: Connection, *, everything: bool, mine: tuple[str, list[int]] | None = None
+        self,
+        connection: Connection,
+        routes: Mapping[str, Route],
+        *,
+        everything: bool,
+        mine: tuple[str, list[int]] | None = None,
     ) -> None:
         now = self._clock.now()
         taken = turns.take_over(connection, now=now, everything=everything, mine=mine)
-        by_id = {route.id: route for route in self.routes.values()}
+        names = {route.id: route.name for route in routes.values()}
         for route_id, state, count in taken:
-            settle = (
-                by_id[route_id].policy.settle
-                if route_id in by_id
-                else max((route.policy.settle for route in self.routes.values()), default=timedelta(0))
-            )
-            turns.doubt(connection, route_id, safe_after=now + settle)
-            name = by_id[route_id].name if route_id in by_id else str(route_id)
-            log.info("deliveries_taken_over", route=name, state=state, count=count)
+            turns.doubt(connection, route_id, safe_after=now + self._settle_of(routes, route_id))
+            log.info("deliveries_taken_over", route=names.get(route_id, str(route_id)), state=state, count=count)
         if taken:
             self._claiming.forget()

@@ -7,6 +7,7 @@ change in the turn's own transaction. What is to be logged comes back as calls t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,6 +33,9 @@ FRESH = 0.5
 #: So many unknown outcomes in a row, and the remote is taken for sick.
 SICK = 5
 
+#: The fact that a row was made without our sys_id, followed by a hash of instance, table and user.
+_PLAIN = "without sys_id "
+
 Note = Callable[[], None]
 
 
@@ -48,6 +52,8 @@ class Effects:
         self._told: dict[str, InForce] = {}
         self._streaks: dict[str, int] = {}
         self._lost = False
+        # Keys under which a row was once made, or may be made now, without our sys_id.
+        self._plain: set[str] = set()
         self._loaded = float("-inf")
 
     def proven(self, key: str) -> bool:
@@ -56,7 +62,7 @@ class Effects:
 
     def primary(self, key: str) -> bool:
         """Return whether every incident of ours is sure to bear the sys_id we chose, so that the primary key may be asked."""
-        return self.proven(key) and not self._lost
+        return self.proven(key) and not self._lost and key not in self._plain
 
     def sharing(self, key: str) -> list[str]:
         """Return the routes that create at the same instance, table and user."""
@@ -65,8 +71,7 @@ class Effects:
     def soonest(self, routes: Mapping[str, Route], now: datetime) -> datetime | None:
         """Return when the next block, hold or pause is over; None: there is none that time ends."""
         times = [each.paused_until for each in self.remotes.values() if each.failures]
-        for name in routes:
-            each = self.standings[name]
+        for each in (self.standings[name] for name in routes if name in self.standings):
             times += [each.blocked_until, each.held_until]
         return min((at for at in times if at is not None and at > now), default=None)
 
@@ -80,12 +85,17 @@ class Effects:
         self.remotes = standing.remote_standing(connection)
         self._keys = {name: route.sink.guard_key() for name, route in routes.items() if route.sink.guarded}
         self._lost = standing.fact(connection, standing.LOST) is not None
+        plain = standing.facts_beginning(connection, _PLAIN)
+        settling = {
+            self._keys[name] for name, route in routes.items() if name in self._keys and route.guard_mode == "settle"
+        }
+        self._plain = {key for key in self._keys.values() if _plain_fact(key) in plain} | settling
         self._proofs = {key: standing.proof(connection, key) for key in set(self._keys.values())}
         self._choose(routes)
 
     def refresh(self, connection: Connection, routes: Mapping[str, Route], monotonic: float) -> None:
         """Read anew where the view has grown old."""
-        if monotonic - self._loaded >= FRESH or routes.keys() - self.guards.keys():
+        if monotonic - self._loaded >= FRESH or routes.keys() != self.guards.keys():
             self._loaded = monotonic
             self.load(connection, routes)
 
@@ -107,20 +117,20 @@ class Effects:
         notes: list[Note] = []
         before = dict(self.standings)
         for effect in effects:
-            route = routes.get(effect.route)
-            if route is None:
-                continue
-            notes += self._on_remote(connection, effect, route, now)
-            self.standings[effect.route] = self._on_route(effect, route, now)
+            name = effect.route.name
+            notes += self._on_remote(connection, effect, now)
+            # A route that was renamed meanwhile is known by its new name only.
+            if name in self.standings:
+                self.standings[name] = self._on_route(effect, now)
             for claim, receipt in effect.receipts:
                 notes += self._on_receipt(connection, effect, claim, receipt, routes, now)
         for name, after in self.standings.items():
-            if after is not before.get(name):
+            if after is not before[name]:
                 notes += _write(connection, before[name], after, now)
         return notes
 
-    def _on_route(self, effect: Effect, route: Route, now: datetime) -> RouteStanding:
-        was = self.standings[effect.route]
+    def _on_route(self, effect: Effect, now: datetime) -> RouteStanding:
+        was = self.standings[effect.route.name]
         went_well = effect.succeeded or effect.proper
         if went_well and was.blocked_until is not None:
             was = replace(was, blocked_until=None, blocked_failures=0, blocked_error=None)
@@ -132,11 +142,11 @@ class Effects:
         if effect.refused:
             was = replace(was, refused_at=now)
         if effect.blocked is not None:
-            was = _blocked(was, effect.blocked, route, now)
+            was = _blocked(was, effect.blocked, effect.route, now)
         return was
 
-    def _on_remote(self, connection: Connection, effect: Effect, route: Route, now: datetime) -> list[Note]:
-        name = effect.remote
+    def _on_remote(self, connection: Connection, effect: Effect, now: datetime) -> list[Note]:
+        name = effect.route.sink.remote
         was = self.remotes.get(name, RemoteStanding())
         failed = effect.failed
         if effect.succeeded:
@@ -146,8 +156,8 @@ class Effects:
             if self._streaks[name] >= SICK:
                 failed = effect.unknown
         if failed is not None:
-            return self._pause(connection, name, was, failed, route, now)
-        if was.failures and effect.unknown is None and effect.blocked is None:
+            return self._pause(connection, name, was, failed, effect.route, now)
+        if was.failures and effect.answered:
             self.remotes[name] = RemoteStanding()
             standing.pause_remote(connection, name, self.remotes[name])
             return [partial(log.info, "remote_resumed", remote=name)]
@@ -156,11 +166,18 @@ class Effects:
     def _pause(
         self, connection: Connection, name: str, was: RemoteStanding, failed: PollerError, route: Route, now: datetime
     ) -> list[Note]:
-        if was.paused_until is not None and was.paused_until > now:
-            return []  # several were in flight when it failed: one failure
         asked = failed.retry_after if isinstance(failed, TransientError) else None
-        failures = max(was.failures + 1, self._streaks.get(name, 0) - SICK + 1)
-        until = now + pause(failures, route.policy, asked)
+        if was.paused_until is not None and was.paused_until > now:
+            # Several were in flight when it failed: one failure, and the longest wish to wait.
+            failures = was.failures
+            until = (
+                was.paused_until if asked is None else max(was.paused_until, now + pause(failures, route.policy, asked))
+            )
+            if until == was.paused_until:
+                return []
+        else:
+            failures = max(was.failures + 1, self._streaks.get(name, 0) - SICK + 1)
+            until = now + pause(failures, route.policy, asked)
         self.remotes[name] = RemoteStanding(paused_until=until, failures=failures, error=str(failed))
         standing.pause_remote(connection, name, self.remotes[name])
         return [
@@ -183,16 +200,19 @@ class Effects:
         routes: Mapping[str, Route],
         now: datetime,
     ) -> list[Note]:
-        name = effect.route
-        key = self._keys.get(name)
-        if key is None:
+        name = effect.route.name
+        if not effect.route.sink.guarded:
             return []
+        key = effect.route.sink.guard_key()
         was = self._proofs.get(key, Proof())
         found = guard.refused(was) if effect.without_sys_id and was.sys_id is None else guard.learn(was, receipt)
         if found != was:
             self._proofs[key] = found
             standing.keep_proof(connection, key, found, now=now)
             self._choose(routes)
+        if receipt.learnt == "response" and receipt.sys_id_honoured is None and key not in self._plain:
+            self._plain.add(key)
+            standing.keep_fact(connection, _plain_fact(key), now.isoformat())
         facts = {"route": name, "key": claim.intent.key, "correlation_id": claim.intent.correlation_id}
         notes: list[Note] = []
         if receipt.duplicates:
@@ -208,7 +228,9 @@ class Effects:
         return notes
 
     def _hold(self, name: str, reason: str, error: str) -> None:
-        was = self.standings[name]
+        was = self.standings.get(name)
+        if was is None:
+            return
         self.standings[name] = replace(was, held_reason=reason, held_error=error, held_until=None)
 
 
@@ -227,7 +249,7 @@ def _blocked(was: RouteStanding, error: PollerError, route: Route, now: datetime
 
 def _write(connection: Connection, before: RouteStanding, after: RouteStanding, now: datetime) -> list[Note]:
     """Write one route's standing; return what changed in words."""
-    standing.write_route(connection, after, held_at=now)
+    standing.write_route(connection, before, after, held_at=now)
     notes: list[Note] = []
     name = after.name
     if after.held_reason is not None and (before.held_reason, before.held_until) != (
@@ -248,3 +270,7 @@ def _write(connection: Connection, before: RouteStanding, after: RouteStanding, 
     elif after.blocked_until is None and before.blocked_until is not None:
         notes.append(partial(log.info, "route_unblocked", route=name))
     return notes
+
+
+def _plain_fact(key: str) -> str:
+    return _PLAIN + hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -43,13 +43,13 @@ class EngineRoom:
     """
 
     def __init__(self, settings: Settings, path: Path) -> None:
-        self.clock = Clock()
         self.stopping = threading.Event()
         self._settings = settings
         logs.set_secrets(secrets(settings))
         self.store = open_store(settings.database.address())
         self.store.take()
         upgrade(self.store.engine)
+        self.clock = Clock(self.store.now())
         self._gate = Gate()
         self.routes = wire(settings, self.store, self.clock, self._gate, self._wake, self.stopping.is_set)
         database = self.store.sqlite_path
@@ -60,6 +60,7 @@ class EngineRoom:
             self.routes,
             ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"),
             lease=settings.maintenance.lease,
+            settle=_settle(settings),
             mark=self.mark.write,
         )
         self._gate.may_send = self.dispatcher.may_send
@@ -73,7 +74,10 @@ class EngineRoom:
         Returns:
             Whether commits may be missing (guarantee 2.3, 8): then `recover` is to be called until it says that it is done.
         """
-        lost = recovery.suspect(self.store, self.clock, self.routes, self.mark.read())
+        mark = self.mark.read()
+        lost = recovery.suspect(
+            self.store, self.clock, self.routes, mark[0] if mark else None, mark[1:] if mark else None
+        )
         self.dispatcher.start()
         return lost
 
@@ -104,6 +108,7 @@ class EngineRoom:
         ]
         self._settings = settings
         self.routes = routes
+        self.dispatcher.lease = settings.maintenance.lease
         self.dispatcher.replace_routes(routes)
         return [name for name in changed if name != "routes"]
 
@@ -129,6 +134,12 @@ class EngineRoom:
 
     def _wake(self) -> None:
         self.dispatcher.wake()
+
+
+def _settle(settings: Settings) -> timedelta:
+    """Return how long a copy of a create can be alive after its attempt."""
+    servicenow = settings.servicenow
+    return servicenow.tcp_bound + servicenow.max_execution if servicenow else timedelta(0)
 
 
 def _beside(settings: Path) -> Path:

@@ -112,6 +112,10 @@ class UnknownOutcome(PollerError):
     """It may have been done. Ask before sending again."""
 
 
+class PreparationFault(TransientError):
+    """Surely not done: a fault of ours in preparing. Where a record meets it alone and again and again, it is the record."""
+
+
 class NotSentError(TransientError):
     """The worker saw that its time or its lease had run out before the first byte, so nothing was sent."""
 

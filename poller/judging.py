@@ -10,9 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from poller import lifecycle
-from poller.errors import HeldError, NotSentError, PermanentError, PollerError, TransientError, UnknownOutcome
+from poller.errors import (
+    BlockedError,
+    HeldError,
+    NotSentError,
+    PermanentError,
+    PollerError,
+    TransientError,
+    UnknownOutcome,
+)
 from poller.guard import InForce
 from poller.model import Guard, Ready, Receipt
+from poller.route import Route
 from poller.store.standing import RouteStanding
 from poller.store.turns import Settled
 from poller.work import Done, Look, Prepare, Send
@@ -22,12 +31,14 @@ from poller.work import Done, Look, Prepare, Send
 class Effect:
     """What one piece of work says about its route and its remote."""
 
-    route: str
-    remote: str
+    #: As it was when the work was handed out; the settings may have others by now.
+    route: Route
     #: A delivery went through.
     succeeded: bool = False
     #: The route had nothing to send after a proper answer: a probe that went well.
     proper: bool = False
+    #: The remote gave a proper answer, whatever it was.
+    answered: bool = False
     #: A create was refused.
     refused: bool = False
     #: The whole route waits.
@@ -61,13 +72,19 @@ def judge(done: list[Done], standings: dict[str, RouteStanding], guards: dict[st
         now: The turn's time; waits after an attempt count from its own end.
     """
     judged = Judged()
+    # Of several refusals in one turn, the first may be its record's; then the route has had no success since.
+    refused: set[str] = set()
     for each in done:
         name = each.work.route.name
         match each.work:
             case Prepare():
                 _prepared(each, each.work, judged, now)
             case Send():
-                _sent(each, each.work, judged, standings[name].succeeded_since_refusal)
+                was = standings.get(name)
+                succeeded = was is not None and was.succeeded_since_refusal and name not in refused
+                _sent(each, each.work, judged, succeeded)
+                if judged.effects[-1].refused:
+                    refused.add(name)
             case Look():
                 # A route that was taken out of the settings meanwhile has none in force: then the careful one.
                 in_force = guards.get(name)
@@ -79,7 +96,9 @@ def _prepared(done: Done, work: Prepare, judged: Judged, now: datetime) -> None:
     route = work.route
     if isinstance(done.result, PollerError):
         for claim in work.claims:
-            verdict = lifecycle.after_prepare_failed(claim, done.result, now=now, policy=route.policy)
+            verdict = lifecycle.after_prepare_failed(
+                claim, done.result, now=now, policy=route.policy, alone=len(work.claims) == 1
+            )
             judged.settled.append(_settled(claim, verdict, done))
         judged.effects.append(
             _effect(done, blocked=_blocking(done.result, succeeded=False), failed=_failing(done.result))
@@ -160,8 +179,8 @@ def _effect(  # noqa: PLR0913  one keyword for each thing that can be said
     without_sys_id: bool = False,
 ) -> Effect:
     return Effect(
-        route=done.work.route.name,
-        remote=done.work.route.sink.remote,
+        route=done.work.route,
+        answered=not isinstance(done.result, PollerError) or isinstance(done.result, PermanentError | BlockedError),
         succeeded=succeeded,
         proper=proper,
         refused=refused,

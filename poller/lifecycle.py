@@ -8,7 +8,7 @@ Pure: no clock, no database, no log. The dispatcher calls it; the store carries 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from poller.errors import (
@@ -18,6 +18,7 @@ from poller.errors import (
     NotSentError,
     PermanentError,
     PollerError,
+    PreparationFault,
     RefusedError,
     TransientError,
     UnknownOutcome,
@@ -124,9 +125,19 @@ def after_prepare(prepared: Prepared, *, now: datetime) -> Verdict:
             return Verdict(state=State.WAITING, reason=reason, not_before=until)
 
 
-def after_prepare_failed(claim: Claim, error: PollerError, *, now: datetime, policy: Policy) -> Verdict:
-    """Return what becomes of a delivery whose batch got no answer: it stays as it is, a little later."""
-    return Verdict(state=claim.state, not_before=now + backoff(0, policy), reason=str(error))
+def after_prepare_failed(claim: Claim, error: PollerError, *, now: datetime, policy: Policy, alone: bool) -> Verdict:
+    """
+    Return what becomes of a delivery whose preparation got no answer: it stays as it is, each time a little later.
+
+    Args:
+        alone: It was the only one of its batch. Then a fault of ours in preparing it is its own, and counts.
+    """
+    if isinstance(error, PreparationFault):
+        # Counted from the first time on: whoever was in such a batch is prepared alone from now on.
+        verdict = _record_refused(claim, error, now=now, policy=policy)
+        return replace(verdict, outcome=None) if alone else Verdict(state=claim.state, not_before=now, refused=True)
+    wait = backoff(claim.lookups, policy)
+    return Verdict(state=claim.state, not_before=now + wait, reason=str(error), looked=True)
 
 
 def after_attempt(
@@ -196,7 +207,7 @@ def _after_error(claim: Claim, error: PollerError, *, now: datetime, policy: Pol
                 omit_sys_id=True,
                 evidence=evidence,
             )
-        case RefusedError() if not succeeded:
+        case PermanentError() if _doubtful(error) and not succeeded:
             return Verdict(state=State.READY, outcome="route_refused", not_before=now, reason=reason, evidence=evidence)
         case PermanentError():
             return Verdict(state=State.DEAD, outcome="refused", reason=reason, refused=True, evidence=evidence)
@@ -222,9 +233,14 @@ def _record_refused(claim: Claim, error: PollerError, *, now: datetime, policy: 
 
 def concerns_route(error: PollerError, *, succeeded_since_refusal: bool) -> bool:
     """Return whether the whole route waits because of *error*, and one record probes."""
-    if isinstance(error, RefusedError):
+    if _doubtful(error):
         return not succeeded_since_refusal
     return isinstance(error, BlockedError | HeldError)
+
+
+def _doubtful(error: PollerError) -> bool:
+    """Return whether a refusal does not say by itself whether the record or the route is at fault."""
+    return isinstance(error, RefusedError) or (isinstance(error, PermanentError) and error.insert_refused)
 
 
 def after_look(
@@ -242,9 +258,10 @@ def after_look(
     """
     if found is not None:
         return Verdict(state=State.DELIVERED, receipt=found, outcome="found", evidence=found.evidence)
-    safe_after = claim.safe_after or started
+    # One whose wait nobody has set was taken over just now: the careful assumption.
+    safe_after = claim.safe_after or started + policy.settle
     over = started >= safe_after
-    if over or may_repeat(claim, guard):
+    if over or (claim.safe_after is not None and may_repeat(claim, guard)):
         # The first new attempt goes at once, later ones ever later: a sick instance is not stormed.
         wait = backoff(claim.intent.attempt, policy) if claim.intent.attempt > 1 else timedelta(0)
         return Verdict(
@@ -258,7 +275,7 @@ def after_look(
     return Verdict(
         state=State.UNKNOWN,
         not_before=_look_at(claim, now, safe_after),
-        safe_after=claim.safe_after,
+        safe_after=safe_after,
         reason="not found yet",
         looked=True,
     )

@@ -9,7 +9,7 @@ Then nothing is created until the instance has told whether it knows incidents o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -26,31 +26,52 @@ REASON = "database_lost"
 _SYSTEM = "postgresql_system"
 
 
-def suspect(store: Store, clock: Clock, routes: Mapping[str, Route], mark: int | None) -> bool:
+def suspect(
+    store: Store, clock: Clock, routes: Mapping[str, Route], mark: int | None, last: tuple[int, int] | None = None
+) -> bool:
     """
     Hold every guarded route if commits may be missing; return whether `ask` has to follow.
 
     Args:
-        mark: The number in the mark file, None where there is none.
+        mark: The intent number in the mark file, None where there is none.
+
+        last: The delivery of that intent, and its epoch then.
     """
-    guarded = [route for route in routes.values() if route.sink.guarded]
     with store.write() as connection:
-        why = _why(connection, turns.newest_intent(connection), mark)
-        for route in guarded if why is not None else ():
-            error = f"{why}; asking the instance"
-            standing.hold_route(connection, route.id, REASON, error, now=clock.now(), until=None)
-        standings = standing.routes_standing(connection)
-    return any(standings[r.name].held_reason == REASON and standings[r.name].held_until is None for r in guarded)
+        why = _why(connection, mark, last)
+        if why is not None:
+            hold(connection, routes, why, now=clock.now())
+        return any(each.held_until is None for each in _held(connection, routes))
 
 
-def _why(connection: Connection, newest: int, mark: int | None) -> str | None:
-    changed = _other_postgresql(connection)
-    if changed:
+def hold(connection: Connection, routes: Mapping[str, Route], why: str, *, now: datetime) -> None:
+    """Let no guarded route create anything until the instances were asked; what an operator has to lift stays his."""
+    standings = standing.routes_standing(connection)
+    for route in routes.values():
+        was = standings[route.name]
+        by_operator = was.held_reason not in {None, REASON} and was.held_until is None
+        if route.sink.guarded and not by_operator:
+            standing.hold_route(connection, route.id, REASON, f"{why}; asking the instance", now=now, until=None)
+
+
+def _held(connection: Connection, routes: Mapping[str, Route]) -> list[standing.RouteStanding]:
+    standings = standing.routes_standing(connection)
+    guarded = [standings[route.name] for route in routes.values() if route.sink.guarded]
+    return [each for each in guarded if each.held_reason == REASON]
+
+
+def _why(connection: Connection, mark: int | None, last: tuple[int, int] | None) -> str | None:
+    known = standing.fact(connection, _SYSTEM) is not None
+    if _other_postgresql(connection):
         return "this is another PostgreSQL than before"
     if mark is None:
-        return "there is no mark file beside the database"
+        # A further daemon, or one on another machine, has no file beside a PostgreSQL that others know.
+        return None if known else "there is no mark file beside the database"
+    newest = turns.newest_intent(connection)
     if newest < mark:
         return f"the database ends at intent {newest}, and intent {mark} was once committed"
+    if last is not None and mark > 0 and not turns.remembers(connection, *last):
+        return f"the database does not know intent {mark}, which was once committed"
     return None
 
 
@@ -103,8 +124,8 @@ def _decide(connection: Connection, clock: Clock, route: Route, *, found: bool, 
     if not found:
         standing.release_route(connection, route.id)
         return
-    back = reviewing.distrust_bodies(connection)
     now = clock.now()
+    back = reviewing.distrust(connection, route.id, now=now, safe_after=now + route.policy.settle)
     standing.keep_fact(connection, standing.LOST, now.isoformat())
     until = None if baseline else now + route.policy.settle
     error = "the instance knows incidents of ours, and the database may have lost records of them"

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from poller.clock import Clock
-from poller.errors import PollerError, TransientError, UnknownOutcome
+from poller.errors import PollerError, PreparationFault, TransientError, UnknownOutcome
 from poller.lifecycle import Claim, Policy, pause
 from poller.logs import get_logger
 from poller.model import Page, Prepared, Receipt, Record
@@ -68,17 +68,23 @@ class Route:
         """Return the route's id in the database."""
         return self.receiver.route_id
 
-    def poll(self, store: Store, clock: Clock) -> bool:
-        """
-        Poll once, unless the source asked to wait; return whether the poll went well or was not due.
-
-        Each page is committed as it comes; the checkpoint moves with the last.
-        """
+    def poll_if_due(self, store: Store, clock: Clock) -> bool:
+        """Poll once, unless the source asked to wait or has just failed; return whether it went well or was not due."""
         with store.read() as connection:
             standing = poll_standing(connection, self.id)
         if standing.not_before is not None and standing.not_before > clock.now():
             log.debug("poll_skipped", route=self.name, due_at=standing.not_before.isoformat())
             return True
+        return self.poll(store, clock)
+
+    def poll(self, store: Store, clock: Clock) -> bool:
+        """
+        Poll once; return whether the poll went well.
+
+        Each page is committed as it comes; the checkpoint moves with the last.
+        """
+        with store.read() as connection:
+            standing = poll_standing(connection, self.id)
         started = clock.monotonic()
         counts, pages, checkpoint = Counts(), 0, standing.value
         try:
@@ -152,7 +158,7 @@ class Route:
 
     def prepare(self, batch: Sequence[Record], *, now: datetime, fresh: bool) -> list[Prepared] | PollerError:
         """Look up and render a batch; never raises."""
-        return _answer(lambda: self.sink.prepare(batch, now=now, fresh=fresh), TransientError)
+        return _answer(lambda: self.sink.prepare(batch, now=now, fresh=fresh), PreparationFault)
 
     def deliver(self, claim: Claim) -> Receipt | PollerError:
         """Send one committed intent, once; never raises. What is not understood is an unknown outcome."""

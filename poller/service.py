@@ -43,6 +43,8 @@ DRAIN = 30.0
 STALE = 20.0
 #: EX_SOFTWARE: systemd starts it again, and the next process takes over what is committed.
 EXIT_CRASHED = 70
+#: EX_TEMPFAIL: the database cannot be used.
+EXIT_DATABASE = 75
 #: A poll's first interval is lengthened by at most this part of it, so that many routes do not stay in step.
 START_JITTER = 0.1
 
@@ -60,9 +62,12 @@ class Service:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._room = EngineRoom(settings, path)
         self._wake = threading.Event()
         self._signals: list[int] = []
+        # From the first moment: a SIGHUP that nobody awaits would end the process.
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, self._on_signal)
+        self._room = EngineRoom(settings, path)
         self._pulse = 0.0
         self._fed = 0.0
         self._stuck: list[str] = []
@@ -79,13 +84,10 @@ class Service:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(each, self._on_signal)
         log.info("service_started", version=__version__, routes=sorted(self._room.routes), pid=os.getpid())
         if self._room.begin():
-            self._scheduler.add_job(
-                self._recover, IntervalTrigger(seconds=5), id="recover", next_run_time=datetime.now(UTC)
-            )
+            self._recover_soon()
+        self._room.dispatcher.database_lost = self._recover_soon
         self._room.dispatcher.doubt_settled = self._sweep_soon
         self._turning.start()
         self._schedule_upkeep()
@@ -180,12 +182,22 @@ class Service:
     def _poll(self, name: str) -> None:
         route = self._room.routes.get(name)
         if route is not None and not self._room.stopping.is_set():
-            self._guarded(lambda: route.poll(self._room.store, self._room.clock))
+            self._guarded(lambda: route.poll_if_due(self._room.store, self._room.clock))
 
     def _still_polling(self, event: JobSubmissionEvent) -> None:
         kind, _, name = event.job_id.partition(":")
         if kind == "poll":
             log.debug("poll_skipped", route=name)
+
+    def _recover_soon(self) -> None:
+        """Ask the instances what the database may have forgotten, again and again until all have answered."""
+        self._scheduler.add_job(
+            self._recover,
+            IntervalTrigger(seconds=5),
+            id="recover",
+            next_run_time=datetime.now(UTC),
+            replace_existing=True,
+        )
 
     def _recover(self) -> None:
         def act() -> None:
@@ -220,6 +232,7 @@ class Service:
         try:
             settings = load(self._path)
             before = dict(self._room.routes)
+            maintenance = self._settings.maintenance
             changed = self._room.use(settings)
         except (SettingsError, DatabaseUnusable, SQLAlchemyError) as error:
             problems = error.problems if isinstance(error, SettingsError) else [first_line(error)]
@@ -233,6 +246,8 @@ class Service:
                 known = before.get(name)
                 if known is None or known.schedule != route.schedule:
                     self._schedule(route, first=known is None)
+            if settings.maintenance != maintenance:
+                self._schedule_upkeep()
             log.info("settings_reloaded", changed=changed)
         systemd.notify("READY=1", self._status())
 
@@ -257,7 +272,9 @@ class Service:
         flush()
         # A worker that hangs in a read would keep the interpreter for its whole time-out. What it was doing is
         # committed as `sending`, and the next start takes it for unknown.
-        os._exit(EXIT_CRASHED if number is None else 0)
+        if number is not None:
+            os._exit(0)
+        os._exit(EXIT_CRASHED if self._room.dispatcher.broken is None else EXIT_DATABASE)
 
 
 def trigger(schedule: Schedule) -> BaseTrigger:

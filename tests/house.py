@@ -52,14 +52,19 @@ class House:
     def dispatch(self) -> Dispatcher:
         """Start a dispatcher, as a new process does."""
         dispatcher = Dispatcher(
-            self.store, self.clock, {"helpdesk": self.route}, self.executor, lease=timedelta(seconds=60)
+            self.store,
+            self.clock,
+            {"helpdesk": self.route},
+            self.executor,
+            lease=timedelta(seconds=60),
+            settle=self.route.policy.settle,
         )
         dispatcher.start()
         return dispatcher
 
     def poll(self) -> bool:
         """Poll once and wake the dispatcher."""
-        went_well = self.route.poll(self.store, self.clock)
+        went_well = self.route.poll_if_due(self.store, self.clock)
         self.dispatcher.wake()
         return went_well
 

@@ -47,11 +47,11 @@ ALLOWED = {
     "route": f"{BASE} store translate logs metrics enrich",
     # The turn of the dispatcher: judge what has finished, claim what is due, and tell of both once they are committed.
     "work": f"{BASE} route",
-    "judging": f"{BASE} store work",
+    "judging": f"{BASE} store route work",
     "effects": f"{BASE} store logs metrics route work judging",
     "telling": f"{BASE} store logs metrics route work judging",
     "claiming": f"{BASE} store logs metrics route work effects",
-    "dispatcher": f"{BASE} store logs metrics route work effects judging telling claiming",
+    "dispatcher": f"{BASE} store logs metrics route work effects judging telling claiming recovery",
     # An edge knows protocols and formats. It knows neither the store, nor the route, nor any other edge.
     "sources": f"{BASE} clients formats translate logs metrics enrich",
     "sinks": f"{BASE} clients formats translate logs metrics enrich",

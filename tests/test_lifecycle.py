@@ -249,6 +249,7 @@ def test_only_refusals_of_the_record_itself_use_up_its_attempts() -> None:
             assert not found.refused
             assert found.state is not State.DEAD
     states = []
+    found = attempted(CLAIM, TRANSIENT)
     for refusals in range(12):
         found = attempted(replace(CLAIM, refusals=refusals), TRANSIENT)
         states.append(found.state)
@@ -319,7 +320,7 @@ def test_after_preparing(prepared: Ready | AlreadyThere | Undeliverable | NotYet
 @pytest.mark.parametrize("state", [State.PENDING, State.WAITING])
 @pytest.mark.parametrize("error", [TRANSIENT, BLOCKED, HELD])
 def test_a_batch_without_an_answer_stays_as_it_is(state: State, error: PollerError) -> None:
-    found = after_prepare_failed(replace(CLAIM, state=state), error, now=NOW, policy=POLICY)
+    found = after_prepare_failed(replace(CLAIM, state=state), error, now=NOW, policy=POLICY, alone=False)
 
     assert found.state is state
     assert not found.refused

@@ -346,7 +346,7 @@ def test_a_lease_that_holds_is_not_taken_over_and_one_that_ended_is(store: Store
     later = NOW + timedelta(seconds=61)
     with store.write() as connection:
         assert turns.take_over(connection, now=NOW + timedelta(seconds=59), everything=False) == []
-        turns.renew(connection, "second", lease_until=later + timedelta(seconds=60))
+        turns.renew(connection, "second", [second.id], lease_until=later + timedelta(seconds=60))
         taken = turns.take_over(connection, now=later, everything=False)
         turns.doubt(connection, receiver.route_id, safe_after=later + timedelta(seconds=330))
 
@@ -516,6 +516,22 @@ def test_the_prefix_may_change_only_while_there_are_no_records(store: Store) -> 
         fix_prefix(connection, "three")
     with store.write() as connection:
         fix_prefix(connection, "two")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_daemons_that_start_together_on_an_empty_database_do_not_trip_each_other(store: Store, number: int) -> None:
+    def start(_index: int) -> tuple[int, int]:
+        with store.write() as connection:
+            fix_prefix(connection, "together")
+            entered = [enter_route(connection, name, None, now=NOW).id for name in ("one", "other")]
+        with store.write() as connection:
+            return entered[0], turns.reserve_intents(connection, 10)
+
+    found = at_once(4, start)
+
+    assert len({row_id for row_id, _ in found}) == 1
+    assert sorted(first for _, first in found) == [1, 11, 21, 31]
+    assert count(store, routes) == 2
 
 
 def test_proofs_are_kept(store: Store) -> None:

@@ -171,7 +171,7 @@ def no_rows(answer: Answer, secrets: tuple[str, ...] = ()) -> PollerError:
         return BlockedError("403: the integration user may not read this", evidence=proof)
     if status in {400, 404, 405, 406, 415} and (words := _error_words(answer)) is not None:
         return BlockedError(f"{status}: {_hint(words)}; check the table's name", evidence=proof)
-    whole = status in {429, 502, 503, 504} or 300 <= status < 400
+    whole = status == 429 or status >= 500 or 300 <= status < 400
     return TransientError(
         f"{status} came instead of rows",
         evidence=proof,

@@ -289,4 +289,4 @@ class HttpRemote:
         try:
             return self.request("GET", url, headers=headers, params=params, deadline=deadline)
         except UnknownOutcome as error:
-            raise TransientError(str(error), evidence=error.evidence) from error
+            raise TransientError(str(error), evidence=error.evidence, remote=True) from error

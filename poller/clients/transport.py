@@ -238,7 +238,9 @@ class Transport(HTTPAdapter):
             # Its own test drops a connection that the server has closed or said something on meanwhile.
             found = pool._get_conn(timeout=limits.deadline)  # noqa: SLF001  see above
         except EmptyPoolError:
-            raise TransientError(f"{target.host}: all connections stayed busy until the deadline") from None
+            raise TransientError(
+                f"{target.host}: all connections stayed busy until the deadline", remote=True
+            ) from None
         connection = cast("_PlainConnection", found)
         try:
             if not connection.is_closed and time.monotonic() >= connection.usable_until:

@@ -14,6 +14,6 @@ the caller decides what is committed together (guarantee 2.3). Rows become `poll
 ==============  ==========================================================
 """
 
-from poller.store.engine import Store, first_line, open_store
+from poller.store.engine import Store, first_line, is_broken, open_store
 
-__all__ = ["Store", "first_line", "open_store"]
+__all__ = ["Store", "first_line", "is_broken", "open_store"]

@@ -13,6 +13,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,8 @@ from poller.errors import DatabaseUnusable
 
 #: How long a writer waits for another process on the same SQLite file, in milliseconds.
 SQLITE_BUSY_MS = 10_000
+#: SQLITE_IOERR, SQLITE_CORRUPT, SQLITE_NOTADB. An fsync that failed once must not be tried again.
+_BROKEN = frozenset({10, 11, 26})
 
 
 class Store:
@@ -59,6 +62,14 @@ class Store:
         """Begin a transaction that sees one state of the database."""
         with self.reader.connect() as connection:
             yield connection
+
+    def now(self) -> datetime | None:
+        """Return the time by the database's own clock, None where it has none but this machine's (SQLite)."""
+        if self.sqlite_path is not None:
+            return None
+        with self.read() as connection:
+            found: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return found.astimezone(UTC)
 
     def take(self) -> None:
         """
@@ -182,3 +193,9 @@ def first_line(error: BaseException) -> str:
     """Return what a database error says, on one line and without SQLAlchemy's additions."""
     said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return next(iter(str(said).strip().splitlines()), type(error).__name__)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Return whether SQLite says that its file or disk is damaged: going on could only make it worse."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, DBAPIError) else 0
+    return code & 0xFF in _BROKEN

@@ -66,15 +66,23 @@ def forget(connection: Connection, *, before: datetime) -> int:
     return len(old)
 
 
-def distrust_bodies(connection: Connection) -> int:
+def distrust(connection: Connection, route_id: int, *, now: datetime, safe_after: datetime) -> int:
     """
-    Take back every frozen body that was not sent: what it rests on may be out of date.
+    Take back what this copy of a database believes of deliveries that are not finished; return how many.
 
-    After a database was lost, what this copy believes unsent may have been sent; its pre-check is made again.
+    After a database was lost, what it believes unsent may have been sent, and what it knows of attempts may lack the
+    last: the unsent are prepared anew with their pre-check, the others are in doubt from now on.
     """
-    result = connection.execute(
+    c = deliveries.c
+    mine = and_(c.route_id == route_id, c.owner.is_(None))
+    tried = connection.execute(
         update(deliveries)
-        .where(deliveries.c.state.in_((State.READY, State.WAITING)), deliveries.c.owner.is_(None))
-        .values(state=str(State.PENDING), body=None, epoch=deliveries.c.epoch + 1)
+        .where(mine, c.state.in_((State.READY, State.WAITING, State.UNKNOWN)), c.attempts > 0)
+        .values(state=str(State.UNKNOWN), safe_after=safe_after, not_before=now, epoch=c.epoch + 1)
     )
-    return result.rowcount
+    unsent = connection.execute(
+        update(deliveries)
+        .where(mine, c.state.in_((State.READY, State.WAITING)), c.attempts == 0)
+        .values(state=str(State.PENDING), body=None, not_before=now, epoch=c.epoch + 1)
+    )
+    return tried.rowcount + unsent.rowcount

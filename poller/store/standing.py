@@ -7,10 +7,10 @@ Everything that a restart must not forget.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
 from poller.errors import SettingsError
 from poller.guard import Proof
@@ -76,7 +76,8 @@ def enter_route(connection: Connection, name: str, previously: str | None, *, no
         row = _route(connection, name)
     if row is None:
         values = {"name": name, "identity": _free_identity(connection, name), "created_at": now}
-        connection.execute(insert(routes), [values])
+        # Two daemons may start at once: the row is made by one of them, and found by both.
+        connection.execute(upsert(connection, routes).on_conflict_do_nothing(), [values])
         row = _route(connection, name)
         assert row is not None  # noqa: S101  inserted above
     elif previously is not None and _route(connection, previously) is not None:
@@ -117,10 +118,9 @@ def fix_prefix(connection: Connection, prefix: str) -> None:
     Raises:
         SettingsError: It was changed while records exist: their incidents would not be recognised any more.
     """
-    kept = connection.execute(select(facts.c.value).where(facts.c.name == PREFIX)).scalar()
-    if kept is None:
-        connection.execute(insert(facts), [{"name": PREFIX, "value": prefix}])
-    elif kept != prefix:
+    connection.execute(upsert(connection, facts).on_conflict_do_nothing(), [{"name": PREFIX, "value": prefix}])
+    kept = fact(connection, PREFIX)
+    if kept != prefix:
         if connection.execute(select(records.c.id).limit(1)).first():
             raise SettingsError(
                 [
@@ -133,6 +133,11 @@ def fix_prefix(connection: Connection, prefix: str) -> None:
 def fact(connection: Connection, name: str) -> str | None:
     """Return what is true of this installation under *name*."""
     return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
+
+
+def facts_beginning(connection: Connection, beginning: str) -> set[str]:
+    """Return the names of facts that begin so."""
+    return set(connection.execute(select(facts.c.name).where(facts.c.name.startswith(beginning))).scalars())
 
 
 def keep_fact(connection: Connection, name: str, value: str) -> None:
@@ -175,23 +180,13 @@ def poll_failed(connection: Connection, route_id: int, error: str, *, now: datet
 # Delivering.
 
 
-def write_route(connection: Connection, after: RouteStanding, *, held_at: datetime) -> None:
-    """Write how a route stands now."""
-    connection.execute(
-        update(routes)
-        .where(routes.c.id == after.id)
-        .values(
-            succeeded_at=after.succeeded_at,
-            refused_at=after.refused_at,
-            blocked_until=after.blocked_until,
-            blocked_failures=after.blocked_failures,
-            blocked_error=after.blocked_error,
-            held_reason=after.held_reason,
-            held_error=after.held_error,
-            held_until=after.held_until,
-            held_at=None if after.held_reason is None else held_at,
-        )
-    )
+def write_route(connection: Connection, before: RouteStanding, after: RouteStanding, *, held_at: datetime) -> None:
+    """Write what has changed in how a route stands; the rest may be newer in the database than here."""
+    names = [each.name for each in fields(RouteStanding)]
+    changed = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
+    if "held_reason" in changed or "held_until" in changed:
+        changed["held_at"] = None if after.held_reason is None else held_at
+    connection.execute(update(routes).where(routes.c.id == after.id).values(**changed))
 
 
 def hold_route(
@@ -270,6 +265,13 @@ def _tokens(connection: Connection, name: str, per_hour: int, now: datetime) -> 
         return burst
     elapsed = max(0.0, (now - row.filled_at).total_seconds())
     return float(min(burst, row.tokens + elapsed * rate))
+
+
+def clamp(connection: Connection, *, now: datetime, longest: timedelta) -> None:
+    """Bring forward waits that lie further ahead than any can: the wall clock was set back between two runs."""
+    for column in (checkpoints.c.not_before, routes.c.blocked_until, routes.c.held_until, remotes.c.paused_until):
+        statement = update(column.table).where(column > now + longest).values({column.name: now})
+        connection.execute(statement)
 
 
 # What is proven of an instance.

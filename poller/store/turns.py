@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Connection,
     Integer,
@@ -27,12 +28,14 @@ from sqlalchemy import (
     update,
 )
 
-from poller.lifecycle import Claim, Verdict
+from poller.lifecycle import LONGEST_RETRY_AFTER, Claim, Verdict
 from poller.model import FINISHED, Guard, Intent, Operation, Record, State
-from poller.store.rows import load
+from poller.store.rows import chunks, load, upsert
 from poller.tables import Time, attempts, deliveries, facts, late_results, payloads, records, routes
 
 INTENT = "intent"
+#: Longer than any backoff that is not a remote's wish.
+LONGEST_BACKOFF = timedelta(hours=1)
 
 d, r = deliveries.c, records.c
 
@@ -90,15 +93,16 @@ def settle(connection: Connection, owner: str, settled: Sequence[Settled], *, no
     if not settled:
         return []
     result = connection.execute(_SETTLE, [_settlement(each, owner, now) for each in settled])
-    lost = [] if result.rowcount == len(settled) else _lost(connection, settled)
+    lost, vanished = ([], set()) if result.rowcount == len(settled) else _lost(connection, settled)
     gone = {each.claim.id for each in lost}
     kept = [each for each in settled if each.claim.id not in gone]
     if done := [each for each in kept if each.verdict.state in FINISHED | {State.DEAD}]:
         connection.execute(_DONE, [_completion(each, now) for each in done])
+    settled = [each for each in settled if each.claim.id not in vanished]
     if tried := [_attempt(each) for each in settled if each.verdict.outcome is not None]:
         connection.execute(insert(attempts), tried)
     for each in lost:
-        if each.verdict.receipt is not None:
+        if each.verdict.receipt is not None and each.claim.id not in vanished:
             receipt = each.verdict.receipt
             values = {
                 "delivery_id": each.claim.id,
@@ -161,11 +165,13 @@ def _attempt(each: Settled) -> dict[str, object]:
     }
 
 
-def _lost(connection: Connection, settled: Sequence[Settled]) -> list[Settled]:
+def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Settled], set[int]]:
+    """Return whose claim is another's by now, and which deliveries are not there at all: the database was thrown back."""
     held = {each.claim.id: each for each in settled}
     rows = connection.execute(select(d.id, d.epoch).where(d.id.in_(held)))
     epochs = {row.id: row.epoch for row in rows}
-    return [each for each in settled if epochs.get(each.claim.id) != each.claim.epoch]
+    lost = [each for each in settled if epochs.get(each.claim.id) != each.claim.epoch]
+    return lost, held.keys() - epochs.keys()
 
 
 # What is due.
@@ -357,14 +363,34 @@ def reserve_intents(connection: Connection, count: int) -> int:
     raised = (
         update(facts)
         .where(facts.c.name == INTENT)
-        .values(value=func.cast(func.cast(facts.c.value, Integer) + count, facts.c.value.type))
+        .values(value=func.cast(func.cast(facts.c.value, BigInteger) + count, facts.c.value.type))
         .returning(facts.c.value)
     )
     value = connection.execute(raised).scalar()
     if value is None:
-        connection.execute(insert(facts), [{"name": INTENT, "value": str(count)}])
-        return 1
+        # Two daemons may be the first at once: the row is made by one of them, and raised by both.
+        connection.execute(upsert(connection, facts).on_conflict_do_nothing(), [{"name": INTENT, "value": "0"}])
+        value = connection.execute(raised).scalar_one()
     return int(value) - count + 1
+
+
+def lock_intents(connection: Connection) -> None:
+    """Let no other daemon commit an intent before this transaction has ended (PostgreSQL; on SQLite there is no other)."""
+    connection.execute(select(facts.c.value).where(facts.c.name == INTENT).with_for_update())
+
+
+def newest(connection: Connection) -> tuple[int, int, int]:
+    """Return the newest intent number that is committed, with its delivery and epoch; zeros where there is none."""
+    row = connection.execute(
+        select(d.intent, d.id, d.epoch).where(d.intent.is_not(None)).order_by(d.intent.desc()).limit(1)
+    ).first()
+    return (row.intent, row.id, row.epoch) if row else (0, 0, 0)
+
+
+def remembers(connection: Connection, delivery_id: int, epoch: int) -> bool:
+    """Return whether the database knows a delivery at this epoch or a later one: a commit that was once made."""
+    found = connection.execute(select(d.epoch).where(d.id == delivery_id)).scalar()
+    return found is not None and found >= epoch
 
 
 def newest_intent(connection: Connection) -> int:
@@ -375,9 +401,10 @@ def newest_intent(connection: Connection) -> int:
 # Leases.
 
 
-def renew(connection: Connection, owner: str, *, lease_until: datetime) -> None:
+def renew(connection: Connection, owner: str, working: Sequence[int], *, lease_until: datetime) -> None:
     """Keep what this daemon works on."""
-    connection.execute(update(deliveries).where(d.owner == owner).values(lease_until=lease_until))
+    for some in chunks(working):
+        connection.execute(update(deliveries).where(d.id.in_(some), d.owner == owner).values(lease_until=lease_until))
 
 
 def take_over(
@@ -458,19 +485,39 @@ def doubt(connection: Connection, route_id: int, *, safe_after: datetime) -> Non
     )
 
 
-def clamp_doubts(connection: Connection, route_id: int, *, latest: datetime) -> None:
-    """Shorten waits that lie further ahead than any can: the wall clock was set back between two runs."""
+_OWED = (State.PENDING, State.READY, State.WAITING, State.UNKNOWN)
+
+
+def doubt_again(connection: Connection, route_id: int, *, safe_after: datetime) -> None:
+    """
+    Let every doubt of a route begin anew.
+
+    At the start of a process: the wall clock may have been set since the waits were written, and only a wait that this
+    process has seen begin is sure to last.
+    """
     connection.execute(
         update(deliveries)
-        .where(d.route_id == route_id, d.state == State.UNKNOWN, d.safe_after > latest)
-        .values(safe_after=latest)
+        .where(d.route_id == route_id, d.state.in_(_OWED), d.safe_after.is_not(None))
+        .values(safe_after=safe_after)
     )
 
 
-def next_due(connection: Connection) -> datetime | None:
-    """Return when the next delivery is due that nobody works on; None: nothing is owed."""
-    unfinished = (State.PENDING, State.READY, State.WAITING, State.UNKNOWN)
-    return connection.execute(select(func.min(d.not_before)).where(d.state.in_(unfinished), d.owner.is_(None))).scalar()
+def clamp(connection: Connection, *, now: datetime) -> None:
+    """Bring forward what lies further ahead than any wait can: the wall clock was set back between two runs."""
+    for states, longest in (
+        ((State.PENDING, State.READY), LONGEST_BACKOFF),
+        ((State.WAITING, State.UNKNOWN), LONGEST_RETRY_AFTER),
+    ):
+        connection.execute(
+            update(deliveries).where(d.state.in_(states), d.not_before > now + longest).values(not_before=now)
+        )
+
+
+def next_due(connection: Connection, route_ids: Sequence[int], *, now: datetime) -> tuple[bool, datetime | None]:
+    """Return whether something is due now that nobody works on, and when the next thing comes due after now."""
+    owed = and_(d.route_id.in_(route_ids), d.state.in_(_OWED), d.owner.is_(None))
+    due_now = connection.execute(select(d.id).where(owed, d.not_before <= now).limit(1)).first() is not None
+    return due_now, connection.execute(select(func.min(d.not_before)).where(owed, d.not_before > now)).scalar()
 
 
 def unfinished(connection: Connection) -> dict[tuple[str, str], int]:

@@ -252,12 +252,12 @@ def test_a_check_before_the_first_byte_comes_after_the_token() -> None:
         (said("204 N", b""), TransientError, False),
         (said("302 F", b"", Location="/login.do"), TransientError, True),
         (said("429 T", b""), TransientError, True),
-        (said("500 I", error("x")), TransientError, False),
+        (said("500 I", error("x")), TransientError, True),
         (said("502 B", b"<html>", kind="text/html"), TransientError, True),
         (said("403 F", error("Insufficient rights to query records")), BlockedError, None),
         (said("400 B", error("Invalid table x")), BlockedError, None),
         (said("400 B", b"<html>", kind="text/html"), TransientError, False),
-        (Act(then="reset"), TransientError, False),
+        (Act(then="reset"), TransientError, True),
     ],
 )
 def test_what_is_no_proper_list(act: Act, kind: type[PollerError], remote: bool | None) -> None:

@@ -35,17 +35,21 @@ def truth() -> dict[str, list[Fields]]:
     return {
         "tickets": [ticket(number) for number in (1, 2, 3)],
         "incidents": rows,
-        "ledger": [{"committed": True, "correlation_id": row["correlation_id"]} for row in rows],
+        "ledger": [
+            {"committed": True, "correlation_id": row["correlation_id"], "kind": "incident POST"} for row in rows
+        ],
         "export": [
-            {"key": row["number"].removeprefix("INC"), "state": "delivered"} | {name: row[name] for name in known}
+            {"key": row["number"].removeprefix("INC"), "state": "delivered", "attempts": 1}
+            | {name: row[name] for name in known}
             for row in rows
         ],
     }
 
 
 def found(all_: dict[str, list[Fields]]) -> dict[str, list[str]]:
-    parts = {name: part for name, part in all_.items() if name != "tickets"}
-    return {kind: what for kind, what in check(all_["tickets"], users=USERS, **parts).items() if what}
+    tickets, incidents, ledger, export = (all_[name] for name in ("tickets", "incidents", "ledger", "export"))
+    findings = check(tickets, incidents=incidents, ledger=ledger, export=export, users=USERS)
+    return {kind: what for kind, what in findings.items() if what}
 
 
 def lose(all_: dict[str, Any]) -> None:
@@ -101,6 +105,10 @@ def swap_texts(all_: dict[str, Any]) -> None:
     all_["incidents"][0]["short_description"] = "Subject 2"
 
 
+def send_again(all_: dict[str, Any]) -> None:
+    all_["ledger"].append(all_["ledger"][0] | {"committed": False})
+
+
 def hang(all_: dict[str, Any]) -> None:
     all_["export"][0]["state"] = "unknown"
 
@@ -124,6 +132,7 @@ def test_the_truth_has_no_defects() -> None:
         (come_from_nowhere, "unexpected"),
         (mistake_the_caller, "wrong caller"),
         (swap_texts, "wrong text"),
+        (send_again, "unintended"),
         (hang, "unsettled"),
     ],
 )
@@ -164,10 +173,20 @@ def test_a_query_with_a_dropped_part_is_found_and_a_proper_one_is_not() -> None:
 
 
 def test_a_create_within_the_wait_of_another_is_found() -> None:
-    entry = {"kind": "incident POST", "correlation_id": "one", "correlation_display": "helpdesk/1", "fault": "lost_answer"}
+    entry = {
+        "kind": "incident POST",
+        "correlation_id": "one",
+        "correlation_display": "helpdesk/1",
+        "fault": "lost_answer",
+    }
     lost = entry | {"time": 10.0, "answered": 10.1, "status": 0}
     refused = lost | {"status": 429}
 
     assert early([lost, entry | {"time": 11.0, "answered": 11.1, "status": 201}])
-    assert early([lost, refused | {"time": 12.2, "answered": 12.3}, entry | {"time": 12.4, "answered": 12.5, "status": 201}]) == []
+    assert (
+        early(
+            [lost, refused | {"time": 14.2, "answered": 14.3}, entry | {"time": 14.4, "answered": 14.5, "status": 201}]
+        )
+        == []
+    )
     assert early([refused, entry | {"time": 10.2, "answered": 10.3, "status": 201}]) == []

@@ -41,7 +41,8 @@ TEXTS: list[object] = [
     "plain", "emoji 😀 👩‍👩‍👧‍👦", "\"quotes\" and 'quotes' and `these`", "two\nlines", "with\r\nCRLF\rand CR", "{{7*7}} {{ config }}",
     "{% for x in range(10**9) %}", "{#", "<script>alert(1)</script>", "[code]<b>bold</b>[/code]", "x" * 500, "a" * 200_000,
     "ü" * 200_000, "\x01\x02\x1b[31m\x7f", "lone \ud800 half", "\udc00", "nul \x00 inside", "\x00", "", " ", "back\\slash \\u0041",
-    "javascript:gs.log(1)", "^OR^NQactive=true", "\u202eright to left", "zero\u200bwidth", "é" + "e\u0301", "山田太郎", 42, 1.5, True, False,
+    "javascript:gs.log(1)", "^OR^NQactive=true", "\u202eright to left",
+    "zero\u200bwidth", "é" + "e\u0301", "山田太郎", 42, 1.5, True, False,
     None, [1, "two", None], {"a": {"b": "c"}}, "'; DROP TABLE incident; --", "%s %d %n {0} $HOME `id`", "\ufeffbom", "\u2028\u2029",
     "]]>&lt;&amp;", "=cmd|' /C calc'!A0",
 ]  # fmt: skip
@@ -49,10 +50,12 @@ TEXTS: list[object] = [
 
 def tickets(count: int) -> list[Fields]:
     """Return so many tickets: each name and each text at least once, ordinary ones between."""
-    hostile = [{"requester": {"login": login}, "subject": f"name {n}", "body": ""} for n, login in enumerate(LOGINS)]
+    hostile: list[Fields] = [
+        {"requester": {"login": login}, "subject": f"name {n}", "body": ""} for n, login in enumerate(LOGINS)
+    ]
     hostile += [{"requester": {"login": "abel.tuter"}, "subject": f"text {n}", "body": t} for n, t in enumerate(TEXTS)]
     hostile += [{"requester": {"login": "beth.anglin"}, "subject": text, "body": "x"} for text in TEXTS]
-    plain = [
+    plain: list[Fields] = [
         {"requester": {"login": f"user{n % MORE_USERS + 1:04d}"}, "subject": f"Ticket {n}", "body": f"Line {n}\nend"}
         for n in range(count - len(hostile))
     ]
@@ -61,10 +64,6 @@ def tickets(count: int) -> list[Fields]:
     for position, one in enumerate(hostile):
         found += [one, *plain[position * step : (position + 1) * step]]
     return found + plain[len(hostile) * step :]
-
-
-def creates(here: World) -> list[Fields]:
-    return [entry for entry in here.sandbox.ledger() if entry["kind"] == "incident POST"]
 
 
 #: What a query of the product may consist of; the values are looked at one by one.
@@ -128,7 +127,7 @@ def run_twice(here: World, given: list[Fields], *, default: str = "") -> list[Fi
     here.sandbox.add_users(*USERS)
     here.sandbox.add_tickets(*given)
     code = here.once(280)
-    first = creates(here)
+    first = here.sandbox.creates()
     export = here.export()
     findings = here.check(export=export, default=default)
     ledger = here.sandbox.ledger()
@@ -143,7 +142,7 @@ def run_twice(here: World, given: list[Fields], *, default: str = "") -> list[Fi
     assert delivered == rows
     assert len(export) == len(given)
     assert len(first) == len(rows), "each incident took one create"
-    assert creates(here) == first, "the second poll created something"
+    assert here.sandbox.creates() == first, "the second poll created something"
     unhappy = any(one["state"] == "dead" for one in export)
     assert (code, again) == ((1, 1) if unhappy else (0, 0))
     return export
@@ -169,9 +168,23 @@ def test_five_thousand_records_become_as_many_incidents_each_with_its_caller(tmp
         assert dead.keys() == unknown(here)
         assert all(dead.values()), "a dead letter says why"
         logins = {str(one["id"]): as_text(one["requester"]["login"]) for one in here.sandbox.tickets()}
-        assert {logins[key] for key in dead} >= {"", "nobody.at.all", "CARLA.CASE", "dana.dup", "javascript:gs.getUserID()"}
+        assert {logins[key] for key in dead} >= {
+            "",
+            "nobody.at.all",
+            "CARLA.CASE",
+            "dana.dup",
+            "javascript:gs.getUserID()",
+        }
         found = {logins[one["key"]] for one in export if one["state"] == "delivered"}
-        assert found >= {"ops^night", "a,b", "abel.tuter ", "ABEL.TUTER", "rené.müller", "long." + "x" * 295, "ops^day^night"}
+        assert found >= {
+            "ops^night",
+            "a,b",
+            "abel.tuter ",
+            "ABEL.TUTER",
+            "rené.müller",
+            "long." + "x" * 295,
+            "ops^day^night",
+        }
 
 
 @pytest.mark.parametrize("policy", ["omit", "default"])

@@ -18,6 +18,7 @@ import time
 import unicodedata
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,9 @@ class Sandbox:
         command = [sys.executable, "-m", "poller.sandbox", "--state", str(self.state), "--client-secret", SECRET]
         command += ["--port", str(self.ports[0]), "--helpdesk-port", str(self.ports[1]), *self._options, *options]
         process = self._process = Process(command, out, cwd=ROOT, environment=None)
-        wait_for(lambda: process.ended is not None or call("GET", f"{self.servicenow}/sandbox/faults") is not None, "it")
+        wait_for(
+            lambda: process.ended is not None or call("GET", f"{self.servicenow}/sandbox/faults") is not None, "it"
+        )
         assert process.ended is None, process.errors()
 
     def stop(self) -> None:
@@ -142,6 +145,11 @@ class Sandbox:
     def users(self) -> list[Fields]:
         rows: list[Fields] = call("GET", f"{self.servicenow}/sandbox/users")["users"]
         return rows
+
+    def creates(self, after: int = 0) -> list[Fields]:
+        """Return every create that arrived, in the order of arrival."""
+        entries = [entry for entry in self.ledger(after) if entry["kind"] == "incident POST"]
+        return sorted(entries, key=lambda entry: float(entry["time"]))
 
     def counts(self) -> Fields:
         counts: Fields = call("GET", f"{self.servicenow}/sandbox/counts")
@@ -223,6 +231,7 @@ class World:
         every: str = "300ms",
         servicenow: str = "",
         route: str = "",
+        instance: str | None = None,
         source: str = 'url = "{helpdesk}/api/tickets"',
         sink: str = "",
         more: str = "",
@@ -235,7 +244,7 @@ class World:
 url = "{self.database}"
 
 [servicenow]
-instance = "{self.sandbox.servicenow}"
+instance = "{instance or self.sandbox.servicenow}"
 correlation_prefix = "{PREFIX}"
 concurrency = {concurrency}
 duplicate_guard = "{guard}"
@@ -338,6 +347,10 @@ lease = "{lease}"
         wait_for(every_one, "every ticket to be settled", seconds)
         return list(records.values())
 
+    def delivered(self, count: int, seconds: float = 60.0) -> None:
+        """Wait until the log has told of so many deliveries; cheaper than `settled`."""
+        wait_for(lambda: len(self.events("record_delivered")) >= count, f"{count} deliveries", seconds)
+
     def told(self) -> dict[str, str]:
         """Return the last final event by key, from the lines of every daemon so far."""
         finals = {"record_delivered", "record_dead", "record_skipped"}
@@ -387,7 +400,10 @@ lease = "{lease}"
             text = daemon.text()
             for line in text.splitlines():
                 try:
-                    well = isinstance(json.loads(line), dict) and {"timestamp", "level", "event"} <= json.loads(line).keys()
+                    well = (
+                        isinstance(json.loads(line), dict)
+                        and {"timestamp", "level", "event"} <= json.loads(line).keys()
+                    )
                 except ValueError:
                     well = False
                 if not well:
@@ -445,32 +461,16 @@ def check(
         ``lost``: a ticket without incident. ``doubled``: more than one. ``unexpected``: an incident that nothing explains.
         ``misbound``: number, sys_id and correlation_id crossed. ``phantom``: delivered, and no such incident.
         ``wrong caller``, ``wrong text``, ``unsettled``.
+        ``unintended``: more creates arrived than attempts were committed.
     """
     source = {str(ticket["id"]): ticket for ticket in tickets}
-    by_sys_id = {row["sys_id"]: row for row in incidents}
     by_correlation: dict[str, list[Fields]] = {}
     by_name: dict[str, list[Fields]] = {}
     for row in incidents:
         by_correlation.setdefault(row["correlation_id"], []).append(row)
         by_name.setdefault(row["correlation_display"], []).append(row)
-    found: Findings = {
-        name: []
-        for name in (
-            "lost", "doubled", "unexpected", "misbound", "phantom", "wrong caller", "wrong text", "unsettled",
-        )
-    }  # fmt: skip
-    for correlation, rows in by_correlation.items():
-        if len(rows) > 1:
-            found["doubled"].append(f"{correlation}: {[row['number'] for row in rows]}")
-    for name, rows in by_name.items():
-        if len(rows) > 1:
-            found["doubled"].append(f"{name}: {[row['number'] for row in rows]}")
-    commits: dict[str, int] = {}
-    for entry in ledger:
-        if entry.get("committed"):
-            commits[entry["correlation_id"]] = commits.get(entry["correlation_id"], 0) + 1
-    found["doubled"] += [f"{one}: committed {count} times" for one, count in commits.items() if count > 1]
-
+    kinds = ("lost", "unexpected", "misbound", "phantom", "wrong caller", "wrong text", "unsettled", "unintended")
+    found: Findings = {"doubled": _doubled(by_correlation, by_name, ledger), **{kind: [] for kind in kinds}}
     records: dict[str, Fields] = {}
     for record in export:
         if record["key"] in records:
@@ -482,10 +482,22 @@ def check(
         key = row["correlation_display"].removeprefix(f"{ROUTE}/")
         if row["correlation_id"] not in explained or key not in source:
             found["unexpected"].append(f"{row['number']}: {row['correlation_id']} {row['correlation_display']}")
-    callers = Callers(users, default)
+    by_sys_id, callers = {row["sys_id"]: row for row in incidents}, Callers(users, default)
+    arrived = Counter(entry.get("correlation_id") for entry in ledger if entry.get("kind") == "incident POST")
     for record in export:
+        if (many := arrived[record["correlation_id"]]) > record["attempts"]:
+            found["unintended"].append(f"{record['key']}: {many} arrived, {record['attempts']} attempts")
         _check_record(record, by_sys_id, by_correlation, source, callers, found)
     return found
+
+
+def _doubled(
+    by_correlation: Mapping[str, list[Fields]], by_name: Mapping[str, list[Fields]], ledger: Sequence[Fields]
+) -> list[str]:
+    several = {**by_correlation, **by_name}
+    found = [f"{name}: {[row['number'] for row in rows]}" for name, rows in several.items() if len(rows) > 1]
+    commits = Counter(entry["correlation_id"] for entry in ledger if entry.get("committed"))
+    return found + [f"{one}: committed {count} times" for one, count in commits.items() if count > 1]
 
 
 def _check_source(
