@@ -139,6 +139,17 @@ def export(*, _machine: bool, settings: str | None) -> int:
     return listing.export(settings)
 
 
+@cli.command(short_help="Lift a hold that waits for an operator.")
+@click.argument("route")
+@click.option("--reason", help="Why; kept with the act.")
+@_with_settings
+def release(route: str, reason: str | None, settings: str | None) -> int:
+    """Lift the hold of ROUTE, once its cause is gone; poller status tells it. Works beside the daemon."""
+    from poller.commands.operating import release as act
+
+    return act(settings, route, reason)
+
+
 @cli.command(short_help="Bring the database to the newest schema.")
 @_with_settings
 def migrate(settings: str | None) -> int:

@@ -22,7 +22,7 @@ from poller.store.reading import RouteLine, snapshot
 from poller.values import Duration
 from poller.wiring import Gate, build_sink
 
-_BY_HAND = "; then lift the hold by hand (poller release, which is not built yet)"
+_BY_HAND = "; then: poller release ROUTE"
 #: What lifts a hold, by its reason.
 REMEDIES = {
     "canary": "the instance drops our condition: let the integration user read correlation_id; poller asks again by itself",
