@@ -59,7 +59,9 @@ def run_once(
     room.routes = {route.name: route for route in chosen}
     room.dispatcher.replace_routes(room.routes)
     if room.begin():
-        room.recover()
+        until = room.clock.now() + patience
+        while not room.recover() and room.clock.now() < until:
+            room.stopping.wait(0.5)
     outcome = Outcome()
     tell = _Telling(room, progress)
     with ThreadPoolExecutor(max(1, len(chosen))) as pool:

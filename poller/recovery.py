@@ -15,10 +15,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from poller.clock import Clock
-from poller.errors import PollerError
+from poller.errors import PollerError, TransientError
+from poller.lifecycle import pause
 from poller.logs import get_logger
 from poller.route import Route
 from poller.store import Store, reviewing, standing, turns
+from poller.store.standing import RemoteStanding
 
 log = get_logger()
 
@@ -92,7 +94,7 @@ def _other_postgresql(connection: Connection) -> bool:
 
 def ask(store: Store, clock: Clock, routes: Mapping[str, Route]) -> bool:
     """
-    Ask each instance for incidents of the last day; return whether all have answered.
+    Ask each instance for incidents of the last day, unless it wants to be left alone; return whether all have answered.
 
     None: the routes are released at once. Some: nothing is created until no request of the lost time can be alive, every
     record is looked up before it is sent, and a route on its baseline waits for an operator.
@@ -100,24 +102,40 @@ def ask(store: Store, clock: Clock, routes: Mapping[str, Route]) -> bool:
     answered = True
     for route in routes.values():
         with store.read() as connection:
-            now_held = standing.routes_standing(connection)[route.name]
-        if now_held.held_reason != REASON or now_held.held_until is not None:
+            was = standing.routes_standing(connection)[route.name]
+            remote = standing.remote_standing(connection).get(route.sink.remote, RemoteStanding())
+        if was.held_reason != REASON or was.held_until is not None:
+            continue
+        now = clock.now()
+        if remote.failures and remote.paused_until is not None and remote.paused_until > now:
+            answered = False
             continue
         try:
-            rows = route.sink.owned(route.receiver.prefix, since=clock.now() - timedelta(days=1), most=1)
+            rows = route.sink.owned(route.receiver.prefix, since=now - timedelta(days=1), most=1)
         except PollerError as error:
-            log.error("route_held", route=route.name, reason=REASON, error=str(error))
+            _pause(store, clock, route, remote, error)
             answered = False
             continue
         with store.write() as connection:
-            _decide(
-                connection,
-                clock,
-                route,
-                found=bool(rows),
-                baseline=route.receiver.baseline and not now_held.baseline_done,
-            )
+            baseline = route.receiver.baseline and not was.baseline_done
+            _decide(connection, clock, route, found=bool(rows), baseline=baseline)
+            if remote.failures:
+                standing.pause_remote(connection, route.sink.remote, RemoteStanding())
+                log.info("remote_resumed", remote=route.sink.remote)
     return answered
+
+
+def _pause(store: Store, clock: Clock, route: Route, was: RemoteStanding, error: PollerError) -> None:
+    """Leave a remote alone that gave no proper answer, for as long as it asked or ever longer."""
+    asked = error.retry_after if isinstance(error, TransientError) else None
+    failures = was.failures + 1
+    until = clock.now() + pause(failures, route.policy, asked)
+    with store.write() as connection:
+        now_is = RemoteStanding(paused_until=until, failures=failures, error=str(error))
+        standing.pause_remote(connection, route.sink.remote, now_is)
+    log.warning(
+        "remote_paused", remote=route.sink.remote, error=str(error), failures=failures, due_at=until.isoformat()
+    )
 
 
 def _decide(connection: Connection, clock: Clock, route: Route, *, found: bool, baseline: bool) -> None:

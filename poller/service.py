@@ -193,7 +193,7 @@ class Service:
         """Ask the instances what the database may have forgotten, again and again until all have answered."""
         self._scheduler.add_job(
             self._recover,
-            IntervalTrigger(seconds=5),
+            IntervalTrigger(seconds=1),
             id="recover",
             next_run_time=datetime.now(UTC),
             replace_existing=True,

@@ -330,7 +330,6 @@ def test_f26_an_endless_wish_to_wait_is_cut(here: World) -> None:
     assert 7000 < (due - datetime.now(UTC)).total_seconds() <= 7200
 
 
-@pytest.mark.xfail(reason="recovery.ask comes back every five seconds, whatever Retry-After says")
 def test_f26_a_wish_to_wait_is_obeyed_at_the_first_start_too(here: World) -> None:
     here.sandbox.switch(retry_after="60")
     here.sandbox.next("429", path=INCIDENT, method="GET", count=10)
