@@ -259,7 +259,10 @@ class Service:
         self._room.stopping.set()
         self._scheduler.pause()
         self._room.dispatcher.stop()
-        self._turning.join(DRAIN)
+        ends = self._room.clock.monotonic() + DRAIN
+        while self._turning.is_alive() and self._room.clock.monotonic() < ends:
+            self._turning.join(1.0)
+            systemd.notify("WATCHDOG=1")
         unfinished = self._room.dispatcher.in_flight
         log.info(
             "service_stopped", signal=None if number is None else signal.Signals(number).name, unfinished=unfinished
