@@ -79,7 +79,7 @@ type = "servicenow"
 
 def ask(url: str, data: bytes | None = None) -> Any:  # noqa: ANN401  JSON
     """Return what the sandbox says."""
-    with urllib.request.urlopen(url, data, timeout=60) as answer:  # noqa: S310  loopback
+    with urllib.request.urlopen(url, data, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -101,7 +101,7 @@ def run_daemon(folder: Path, where: dict[str, str], records: int) -> Any:  # noq
     settings.write_text(SETTINGS.format(folder=folder, workers=WORKERS, **where), encoding="utf-8")
     settings.chmod(0o600)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "poller", "run", "--settings", str(settings)], stdout=log)  # noqa: S603
+        process = subprocess.Popen([sys.executable, "-m", "poller", "run", "--settings", str(settings)], stdout=log)
     deadline = time.monotonic() + 300
     delivered = 0
     while delivered < records and time.monotonic() < deadline:
@@ -144,14 +144,18 @@ def measure_cpu(records: int) -> dict[str, float]:
             usage = run_daemon(folder, where, records)
             rows = ask(where["servicenow"] + "/sandbox/incidents")
     row = (rows if isinstance(rows, list) else rows["incidents"])[0]
-    body = {k: row[k] for k in ("caller_id", "short_description", "description", "correlation_id", "correlation_display")}
+    body = {
+        k: row[k] for k in ("caller_id", "short_description", "description", "correlation_id", "correlation_display")
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with sandbox(folder) as where:
-            form = f"grant_type=client_credentials&client_id={where['client_id']}&client_secret={where['client_secret']}"
+            form = (
+                f"grant_type=client_credentials&client_id={where['client_id']}&client_secret={where['client_secret']}"
+            )
             token = ask(where["servicenow"] + "/oauth_token.do", form.encode())["access_token"]
             command = [sys.executable, "-c", BASELINE, where["servicenow"], token, str(records), json.dumps(body)]
-            bare = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+            bare = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     daemon = usage.ru_utime + usage.ru_stime
     return {
         "records": records,
@@ -175,10 +179,18 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"latency": rate, "cpu": cpu, "kept": kept}, indent=2))
         return 0 if kept else 1
-    print(f"150 ms, {WORKERS} workers, {rate['records']} records: {rate['per_second']:.1f}/s, {rate['of_ideal']:.3f} of the ideal")
-    print(f"  {rate['ideal_per_second']:.1f}/s (at least {RATE}); {rate['calls_per_record']:.3f} calls a record (at most {CALLS})")
-    print(f"0 ms, {cpu['records']} records: {cpu['daemon_cpu_ms_per_record']:.3f} ms CPU a record, start included; bare requests")
-    print(f"  {cpu['bare_cpu_ms_per_record']:.3f} ms; ratio {cpu['ratio']:.2f} (at most {CPU}); peak RSS {cpu['peak_rss_mb']:.0f} MB")
+    print(
+        f"150 ms, {WORKERS} workers, {rate['records']} records: {rate['per_second']:.1f}/s, {rate['of_ideal']:.3f} of the ideal"
+    )
+    print(
+        f"  {rate['ideal_per_second']:.1f}/s (at least {RATE}); {rate['calls_per_record']:.3f} calls a record (at most {CALLS})"
+    )
+    print(
+        f"0 ms, {cpu['records']} records: {cpu['daemon_cpu_ms_per_record']:.3f} ms CPU a record, start included; bare requests"
+    )
+    print(
+        f"  {cpu['bare_cpu_ms_per_record']:.3f} ms; ratio {cpu['ratio']:.2f} (at most {CPU}); peak RSS {cpu['peak_rss_mb']:.0f} MB"
+    )
     return 0 if kept else 1
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from poller.engine_room import EngineRoom
 from poller.errors import SettingsError
 from poller.model import FINISHED
+from poller.route import Route
 from poller.store import turns
 
 #: Waits that are no longer than this are waited for: a first backoff, a token that was just revoked.
@@ -62,15 +63,29 @@ def run_once(
         until = room.clock.now() + patience
         while not room.recover() and room.clock.now() < until:
             room.stopping.wait(0.5)
-    outcome = Outcome()
     tell = _Telling(room, progress)
+    outcome = Outcome(polls_failed=_poll(room, chosen, tell))
+    room.dispatcher.wake()
+    _deliver(room, patience, tell)
+    with room.store.read() as connection:
+        for (name, state), count in turns.unfinished(connection).items():
+            if name in room.routes:
+                outcome.states[state] = outcome.states.get(state, 0) + count
+    return outcome
+
+
+def _poll(room: EngineRoom, chosen: Sequence[Route], tell: Callable[[], None]) -> list[str]:
+    """Poll every route at once, delivering meanwhile; return whose poll went wrong."""
     with ThreadPoolExecutor(max(1, len(chosen))) as pool:
         polls = {route.name: pool.submit(route.poll, room.store, room.clock) for route in chosen}
         while not all(poll.done() for poll in polls.values()):
             room.dispatcher.step(0.05)
             tell()
-    outcome.polls_failed = [name for name, poll in polls.items() if not poll.result()]
-    room.dispatcher.wake()
+    return [name for name, poll in polls.items() if not poll.result()]
+
+
+def _deliver(room: EngineRoom, patience: timedelta, tell: Callable[[], None]) -> None:
+    """Deliver until nothing is under way, and nothing comes due before our patience ends."""
     while True:
         room.dispatcher.step(0.2)
         tell()
@@ -80,12 +95,7 @@ def run_once(
             continue
         until = room.dispatcher.quiet_until()
         if room.stopping.is_set() or until is None or until > room.clock.now() + patience:
-            break
-    with room.store.read() as connection:
-        for (name, state), count in turns.unfinished(connection).items():
-            if name in room.routes:
-                outcome.states[state] = outcome.states.get(state, 0) + count
-    return outcome
+            return
 
 
 class _Telling:

@@ -350,7 +350,9 @@ def test_a_second_insert_of_our_sys_id_finds_the_first(sandbox: Sandbox, sink: S
     assert len(incidents(sandbox)) == 1
 
 
-def test_a_taken_key_that_is_not_to_be_seen_is_refused_and_the_lifecycle_knows_of_the_doubt(sandbox: Sandbox, sink: ServiceNowSink) -> None:
+def test_a_taken_key_that_is_not_to_be_seen_is_refused_and_the_lifecycle_knows_of_the_doubt(
+    sandbox: Sandbox, sink: ServiceNowSink
+) -> None:
     mine = intent(sink, record())
     sink.proven = lambda: True
     sink.deliver(mine)
