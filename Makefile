@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet --no-input
-JOBS ?= 2
+# More than two cores: many tests wait for daemons and sandboxes.
+JOBS ?= 3
 SOURCES := $(wildcard poller tests migrations benchmarks)
 
 # The pinned files are complete, so pip has nothing to resolve (--no-deps); what is not imported need not be compiled.

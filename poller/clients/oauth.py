@@ -28,6 +28,7 @@ from poller.clients.auth import (
 from poller.clients.http import HttpRemote
 from poller.clients.token_request import request_token
 from poller.errors import BlockedError, PollerError
+from poller.logs import hide
 
 __all__ = ["AuthSettings", "Credentials", "Grant", "TokenSource", "credentials"]
 
@@ -207,6 +208,7 @@ class TokenSource:
             # Early renewal failed, the token still lives: ask again in a while, not with each request.
             self._token = _Token(token.grant, token.text, now + min(5.0, token.expires_at - now), token.expires_at)
             return token.grant
+        hide(text)
         same = token is not None and token.text == text
         # The endpoint may hand out the living token again, with what is left of its life.
         grant = token.grant if same and token else Grant({"Authorization": f"Bearer {text}"}, renewable=True)
