@@ -20,7 +20,7 @@ from poller.lifecycle import Claim, may_repeat
 from poller.logs import get_logger
 from poller.model import Record, State
 from poller.route import Route
-from poller.store import standing, turns
+from poller.store import due, leases, standing, turns
 from poller.store.turns import Settled
 from poller.work import Look, Prepare, Send, Work
 
@@ -230,7 +230,7 @@ class Claiming:
             return claims
         doubtful = [claim for claim in claims if not may_repeat(claim, in_force.guard)]
         if doubtful:
-            turns.look_first(turn.connection, doubtful, now=turn.now)
+            leases.look_first(turn.connection, doubtful, now=turn.now)
             self._not_before.pop((route.id, str(State.UNKNOWN)), None)
         return [claim for claim in claims if claim not in doubtful]
 
@@ -240,7 +240,7 @@ class Claiming:
         key = (route.id, str(state))
         if self._not_before.get(key, 0.0) > turn.monotonic:
             return []
-        claims = turns.due(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
+        claims = due.claims(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
         if len(claims) < limit:
             self._not_before[key] = turn.monotonic + RESCAN
             if state is State.READY and not claims:
@@ -251,7 +251,7 @@ class Claiming:
         key = (route.id, "pending" if state is State.PENDING else "waiting to prepare")
         if limit <= 0 or self._not_before.get(key, 0.0) > turn.monotonic:
             return []
-        batch = turns.due_to_prepare(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
+        batch = due.to_prepare(turn.connection, route.name, route.id, state, now=turn.now, limit=limit)
         if len(batch) < limit:
             self._not_before[key] = turn.monotonic + RESCAN
         return batch
@@ -315,7 +315,7 @@ class _Turn:
             return 0
         turns.lock_intents(self.connection)
         sharing = [self.effects.standings[name].id for name in self.effects.sharing(key)]
-        return 0 if turns.under_way(self.connection, sharing) else 1
+        return 0 if due.under_way(self.connection, sharing) else 1
 
     def prove(self, route: Route) -> None:
         """Note that the one create of the route's instance and table is out."""

@@ -28,7 +28,7 @@ from poller.lifecycle import LONGEST_RETRY_AFTER
 from poller.logs import get_logger
 from poller.model import State
 from poller.route import Route
-from poller.store import Store, first_line, is_broken, standing, turns
+from poller.store import Store, due, first_line, is_broken, leases, standing, turns
 from poller.telling import tell_settled
 from poller.work import Done, Send, Work
 
@@ -142,8 +142,8 @@ class Dispatcher:
             if alone:
                 # Several daemons go on from the database's own clock; a lone one from a wall clock that may have been set.
                 for known in standing.routes_standing(connection).values():
-                    turns.doubt_again(connection, known.id, safe_after=now + self._settle_of(self.routes, known.id))
-            turns.clamp(connection, now=now)
+                    leases.doubt_again(connection, known.id, safe_after=now + self._settle_of(self.routes, known.id))
+            leases.clamp(connection, now=now)
             standing.clamp(connection, now=now, longest=LONGEST_RETRY_AFTER)
             self._newest = turns.newest(connection)
             self._effects.load(connection, self.routes)
@@ -185,7 +185,7 @@ class Dispatcher:
         """
         now = self._clock.now()
         with self._store.read() as connection:
-            due_now, later = turns.next_due(connection, [route.id for route in self.routes.values()], now=now)
+            due_now, later = due.next_due(connection, [route.id for route in self.routes.values()], now=now)
         # What is due and was not claimed waits for a block to be over, or for what comes due later.
         times = [later, self._effects.soonest(self.routes, now) if due_now else None]
         return min((at for at in times if at is not None), default=None)
@@ -289,7 +289,7 @@ class Dispatcher:
         if monotonic - self._renewed < self.lease.total_seconds() / 3:
             return
         self._renewed = monotonic
-        turns.renew(connection, self._store.owner, working, lease_until=self._clock.now() + self.lease)
+        leases.renew(connection, self._store.owner, working, lease_until=self._clock.now() + self.lease)
         self._take_over(connection, routes, everything=False)
 
     def _settle_of(self, routes: Mapping[str, Route], route_id: int) -> timedelta:
@@ -305,10 +305,10 @@ class Dispatcher:
         mine: tuple[str, list[int]] | None = None,
     ) -> None:
         now = self._clock.now()
-        taken = turns.take_over(connection, now=now, everything=everything, mine=mine)
+        taken = leases.take_over(connection, now=now, everything=everything, mine=mine)
         names = {route.id: route.name for route in routes.values()}
         for route_id, state, count in taken:
-            turns.doubt(connection, route_id, safe_after=now + self._settle_of(routes, route_id))
+            leases.doubt(connection, route_id, safe_after=now + self._settle_of(routes, route_id))
             log.info("deliveries_taken_over", route=names.get(route_id, str(route_id)), state=state, count=count)
         if taken:
             self._claiming.forget()

@@ -11,7 +11,7 @@ from poller.engine_room import EngineRoom
 from poller.errors import SettingsError
 from poller.model import FINISHED
 from poller.route import Route
-from poller.store import turns
+from poller.store import due
 
 #: Waits that are no longer than this are waited for: a first backoff, a token that was just revoked.
 PATIENCE = timedelta(seconds=5)
@@ -68,7 +68,7 @@ def run_once(
     room.dispatcher.wake()
     _deliver(room, patience, tell)
     with room.store.read() as connection:
-        for (name, state), count in turns.unfinished(connection).items():
+        for (name, state), count in due.unfinished(connection).items():
             if name in room.routes:
                 outcome.states[state] = outcome.states.get(state, 0) + count
     return outcome
@@ -112,6 +112,6 @@ class _Telling:
             return
         self._again = now + TELL_EVERY
         with self._room.store.read() as connection:
-            counts = turns.unfinished(connection)
+            counts = due.unfinished(connection)
         finished = sum(count for (_, state), count in counts.items() if state in FINISHED)
         self._progress(finished, sum(counts.values()))

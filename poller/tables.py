@@ -192,6 +192,13 @@ deliveries = Table(
     # What is due is one walk of this index.
     Index("ix_deliveries_due", "route_id", "state", "not_before", "id"),
     Index("ix_deliveries_admitted", "route_id", "admitted_at"),
+    # The few that somebody works on, among all there ever were.
+    Index(
+        "ix_deliveries_owner",
+        "owner",
+        sqlite_where=text("owner IS NOT NULL"),
+        postgresql_where=text("owner IS NOT NULL"),
+    ),
 )
 
 attempts = Table(

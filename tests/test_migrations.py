@@ -87,6 +87,11 @@ def migrate_step_by_step(engine: Engine, to: str = "head", folder: Path | None =
         command.upgrade(config, to)
 
 
+def _index(found: Any) -> dict[str, Any]:
+    """Return an index that can be compared: conditions of partial ones come as clauses without equality."""
+    return {**found, "dialect_options": {k: str(v) for k, v in found.get("dialect_options", {}).items()}}
+
+
 def describe(engine: Engine) -> dict[str, Any]:
     """Return all that the database itself says about its tables, the table of revisions included."""
     with engine.connect() as connection:
@@ -98,7 +103,7 @@ def describe(engine: Engine) -> dict[str, Any]:
                 "foreign keys": sorted(inspector.get_foreign_keys(name), key=str),
                 "unique": sorted(inspector.get_unique_constraints(name), key=str),
                 "checks": sorted(inspector.get_check_constraints(name), key=str),
-                "indexes": sorted(inspector.get_indexes(name), key=str),
+                "indexes": sorted((_index(each) for each in inspector.get_indexes(name)), key=str),
                 "options": inspector.get_table_options(name),
             }
             for name in inspector.get_table_names()

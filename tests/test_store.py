@@ -30,7 +30,7 @@ from poller.identity import correlation_id
 from poller.lifecycle import Claim, Verdict
 from poller.migrate import upgrade
 from poller.model import Malformed, Operation, Page, Receipt, State
-from poller.store import Store, open_store, standing, turns
+from poller.store import Store, due, leases, open_store, standing, turns
 from poller.store.receiving import Counts, Receiver, receive
 from poller.store.standing import RemoteStanding, enter_route, fix_prefix
 from poller.store.turns import Settled
@@ -227,11 +227,11 @@ def ready(store: Store, receiver: Receiver, number: int) -> None:
 def claim(store: Store, receiver: Receiver, owner: str, limit: int, *, now: datetime = NOW) -> list[Claim]:
     """Take on what is due, as the dispatcher does: in one transaction."""
     with store.write() as connection:
-        due = turns.due(connection, "helpdesk", receiver.route_id, State.READY, now=now, limit=limit)
-        first = turns.reserve_intents(connection, len(due)) if due else 0
+        found = due.claims(connection, "helpdesk", receiver.route_id, State.READY, now=now, limit=limit)
+        first = turns.reserve_intents(connection, len(found)) if found else 0
         claims = [
             replace(each, epoch=each.epoch + 1, intent=replace(each.intent, attempt=1, number=first + index))
-            for index, each in enumerate(due)
+            for index, each in enumerate(found)
         ]
         turns.commit_intents(connection, owner, claims, now=now, lease_until=now + timedelta(seconds=60))
     return claims
@@ -272,9 +272,9 @@ def test_on_postgresql_claims_skip_what_another_is_claiming(postgres_url: str) -
         receiver = receiver_of(one, "helpdesk")
         ready(one, receiver, 10)
         with one.write() as held:
-            mine = turns.due(held, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=6)
+            mine = due.claims(held, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=6)
             with other.write() as connection:
-                others = turns.due(connection, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=10)
+                others = due.claims(connection, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=10)
 
         assert (len(mine), len(others)) == (6, 4)
         assert not {each.id for each in mine} & {each.id for each in others}
@@ -345,10 +345,10 @@ def test_a_lease_that_holds_is_not_taken_over_and_one_that_ended_is(store: Store
     (second,) = claim(store, receiver, "second", 1)
     later = NOW + timedelta(seconds=61)
     with store.write() as connection:
-        assert turns.take_over(connection, now=NOW + timedelta(seconds=59), everything=False) == []
-        turns.renew(connection, "second", [second.id], lease_until=later + timedelta(seconds=60))
-        taken = turns.take_over(connection, now=later, everything=False)
-        turns.doubt(connection, receiver.route_id, safe_after=later + timedelta(seconds=330))
+        assert leases.take_over(connection, now=NOW + timedelta(seconds=59), everything=False) == []
+        leases.renew(connection, "second", [second.id], lease_until=later + timedelta(seconds=60))
+        taken = leases.take_over(connection, now=later, everything=False)
+        leases.doubt(connection, receiver.route_id, safe_after=later + timedelta(seconds=330))
 
     assert taken == [(receiver.route_id, "sending", 1)]
     rows = {row.id: row for row in ask(store, select(deliveries))}
@@ -370,7 +370,7 @@ def test_the_only_daemon_on_a_file_takes_everything_over_at_once(store: Store, r
     ready(store, receiver, 3)
     claim(store, receiver, "the dead one", 3)
     with store.write() as connection:
-        taken = turns.take_over(connection, now=NOW, everything=True)
+        taken = leases.take_over(connection, now=NOW, everything=True)
 
     assert taken == [(receiver.route_id, "sending", 3)]
     assert {row[0] for row in ask(store, select(deliveries.c.state))} == {"unknown"}

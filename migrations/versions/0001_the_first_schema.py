@@ -145,6 +145,13 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index("ix_deliveries_admitted", ["route_id", "admitted_at"], unique=False)
         batch_op.create_index("ix_deliveries_due", ["route_id", "state", "not_before", "id"], unique=False)
+        batch_op.create_index(
+            "ix_deliveries_owner",
+            ["owner"],
+            unique=False,
+            sqlite_where=sa.text("owner IS NOT NULL"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+        )
 
     op.create_table(
         "payloads",
@@ -196,6 +203,11 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("payloads")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_deliveries_owner",
+            sqlite_where=sa.text("owner IS NOT NULL"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+        )
         batch_op.drop_index("ix_deliveries_due")
         batch_op.drop_index("ix_deliveries_admitted")
 

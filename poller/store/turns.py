@@ -1,5 +1,5 @@
 """
-One turn of the dispatcher: settle what has finished, take over what was orphaned, claim what is due.
+One turn of the dispatcher: settle what has finished, and claim what `due` has found.
 
 All of it in the one transaction that the dispatcher has begun (group commit). Every later write to a claimed delivery
 names its epoch: where an operator or another daemon has raised it, the write changes nothing and says so.
@@ -9,33 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Connection,
     Integer,
-    and_,
     bindparam,
     case,
     func,
     insert,
-    literal,
     select,
-    type_coerce,
     update,
 )
 
-from poller.lifecycle import LONGEST_RETRY_AFTER, Claim, Verdict
-from poller.model import FINISHED, Guard, Intent, Operation, Record, State
-from poller.store.rows import chunks, load, upsert
-from poller.tables import Time, attempts, deliveries, facts, late_results, payloads, records, routes
+from poller.lifecycle import Claim, Verdict
+from poller.model import FINISHED, State
+from poller.store.rows import upsert
+from poller.tables import Time, attempts, deliveries, facts, late_results, records
 
 INTENT = "intent"
-#: Longer than any backoff that is not a remote's wish.
-LONGEST_BACKOFF = timedelta(hours=1)
 
 d, r = deliveries.c, records.c
 
@@ -174,121 +168,6 @@ def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Sett
     return lost, held.keys() - epochs.keys()
 
 
-# What is due.
-
-_DELIVERY = (
-    d.id,
-    d.record_id,
-    d.route_id,
-    d.epoch,
-    d.state,
-    d.operation,
-    d.version,
-    d.body,
-    d.attempts,
-    d.refusals,
-    d.lookups,
-    d.safe_after,
-    d.guard,
-    d.with_sys_id,
-    d.omit_sys_id,
-    d.intent,
-    d.fresh,
-    r.key,
-    r.correlation_id,
-    r.first_seen,
-)
-_DUE = (
-    select(*_DELIVERY)
-    .join(records, r.id == d.record_id)
-    .where(
-        d.route_id == bindparam("route"),
-        d.state == bindparam("in_state"),
-        d.not_before <= bindparam("by", type_=Time),
-        d.owner.is_(None),
-    )
-    .order_by(d.not_before, d.id)
-    .limit(bindparam("most", type_=Integer))
-    .with_for_update(of=deliveries, skip_locked=True)
-)
-_DUE_WITH_BODY = _DUE.where(d.body.is_not(None))
-_DUE_WITHOUT_BODY = _DUE.where(d.body.is_(None))
-_DUE_WITH_FIELDS = _DUE_WITHOUT_BODY.add_columns(payloads.c.fields).join(
-    payloads, and_(payloads.c.record_id == d.record_id, payloads.c.version == d.version)
-)
-
-
-def due(connection: Connection, route: str, route_id: int, state: State, *, now: datetime, limit: int) -> list[Claim]:
-    """Return deliveries of *state* that are due, have their body, and nobody works on; oldest first."""
-    query = _DUE_WITH_BODY if state is not State.UNKNOWN else _DUE
-    rows = connection.execute(query, {"route": route_id, "in_state": str(state), "by": now, "most": limit})
-    return [_claim(row, route) for row in rows]
-
-
-def due_to_prepare(
-    connection: Connection, route: str, route_id: int, state: State, *, now: datetime, limit: int
-) -> list[tuple[Claim, Record, bool]]:
-    """Return deliveries without a body that are due, with their records, and whether caches are to be passed by."""
-    rows = connection.execute(
-        _DUE_WITH_FIELDS, {"route": route_id, "in_state": str(state), "by": now, "most": limit}
-    ).all()
-    claims = [(_claim(row, route), row) for row in rows]
-    return [
-        (
-            claim,
-            Record(
-                route=route,
-                key=claim.intent.key,
-                version=claim.intent.version,
-                fields=load(row.fields),
-                correlation_id=claim.intent.correlation_id,
-                derived_sys_id=claim.intent.derived_sys_id,
-                first_seen=claim.first_seen,
-            ),
-            bool(row.fresh),
-        )
-        for claim, row in claims
-    ]
-
-
-def _claim(row: Any, route: str) -> Claim:  # noqa: ANN401  the row of either query
-    intent = Intent(
-        route=route,
-        key=row.key,
-        version=row.version,
-        operation=Operation(row.operation),
-        body=row.body or "",
-        correlation_id=row.correlation_id,
-        derived_sys_id=row.correlation_id[-32:],
-        attempt=row.attempts,
-        with_sys_id=bool(row.with_sys_id),
-        number=row.intent or 0,
-    )
-    return Claim(
-        id=row.id,
-        record_id=row.record_id,
-        route_id=row.route_id,
-        epoch=row.epoch,
-        state=State(row.state),
-        intent=intent,
-        first_seen=row.first_seen,
-        refusals=row.refusals,
-        lookups=row.lookups,
-        safe_after=row.safe_after,
-        guard=Guard(row.guard) if row.guard else Guard.SETTLE,
-        omit_sys_id=bool(row.omit_sys_id),
-    )
-
-
-def under_way(connection: Connection, route_ids: Sequence[int]) -> int:
-    """Return how many creates of these routes are on the wire or in doubt."""
-    return connection.execute(
-        select(func.count())
-        .select_from(deliveries)
-        .where(d.route_id.in_(route_ids), d.state.in_((State.SENDING, State.UNKNOWN)))
-    ).scalar_one()
-
-
 # Claiming.
 
 _HOLD = (
@@ -396,135 +275,3 @@ def remembers(connection: Connection, delivery_id: int, epoch: int) -> bool:
 def newest_intent(connection: Connection) -> int:
     """Return the newest intent number that is committed."""
     return int(connection.execute(select(func.max(d.intent))).scalar() or 0)
-
-
-# Leases.
-
-
-def renew(connection: Connection, owner: str, working: Sequence[int], *, lease_until: datetime) -> None:
-    """Keep what this daemon works on."""
-    for some in chunks(working):
-        connection.execute(update(deliveries).where(d.id.in_(some), d.owner == owner).values(lease_until=lease_until))
-
-
-def take_over(
-    connection: Connection, *, now: datetime, everything: bool, mine: tuple[str, Sequence[int]] | None = None
-) -> list[tuple[int, str, int]]:
-    """
-    Give back what nobody works on any more; return (route id, state, count) of each kind.
-
-    What was ``sending`` becomes ``unknown``; the caller sets the wait by `doubt`. The epoch is raised, so that a late
-    worker of the former owner changes nothing.
-
-    Args:
-        everything: Every claim, whoever holds it: this is the start of the only daemon on the file.
-
-        mine: Instead: claims of this owner that are none of these deliveries (a commit whose answer was lost).
-    """
-    if mine is not None:
-        owner, working = mine
-        orphaned = and_(d.owner == owner, d.id.not_in(working))
-    elif everything:
-        orphaned = d.owner.is_not(None)
-    else:
-        orphaned = and_(d.owner.is_not(None), d.lease_until < bindparam("moment", now, type_=Time))
-    rows = connection.execute(
-        select(d.route_id, d.state, func.count()).where(orphaned).group_by(d.route_id, d.state)
-    ).all()
-    if rows:
-        connection.execute(
-            insert(attempts).from_select(
-                ["delivery_id", "number", "intent", "started_at", "ended_at", "outcome", "excerpt"],
-                select(
-                    d.id,
-                    d.attempts,
-                    d.intent,
-                    d.started_at,
-                    type_coerce(literal(now, Time), Time),
-                    literal("unknown"),
-                    literal("the process ended before the outcome was known"),
-                ).where(orphaned, d.state == State.SENDING),
-            )
-        )
-        connection.execute(
-            update(deliveries)
-            .where(orphaned)
-            .values(
-                state=case((d.state == State.SENDING, str(State.UNKNOWN)), else_=d.state),
-                # Marked for `doubt`: in doubt, and no wait set yet.
-                safe_after=case((d.state == State.SENDING, None), else_=d.safe_after),
-                reason=case(
-                    (d.state == State.SENDING, "the process ended before the outcome was known"), else_=d.reason
-                ),
-                lookups=case((d.state == State.SENDING, 0), else_=d.lookups),
-                not_before=now,
-                owner=None,
-                lease_until=None,
-                epoch=d.epoch + 1,
-                changed_at=now,
-            )
-        )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def look_first(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
-    """Give back what was about to be sent to be looked up: an earlier attempt is in doubt, and the guard has changed since."""
-    connection.execute(
-        update(deliveries)
-        .where(d.id.in_([claim.id for claim in claims]), d.owner.is_(None))
-        .values(state=str(State.UNKNOWN), not_before=now, changed_at=now)
-    )
-
-
-def doubt(connection: Connection, route_id: int, *, safe_after: datetime) -> None:
-    """Set until when copies of attempts that were just taken over may still be alive."""
-    connection.execute(
-        update(deliveries)
-        .where(d.route_id == route_id, d.state == State.UNKNOWN, d.safe_after.is_(None))
-        .values(safe_after=safe_after)
-    )
-
-
-_OWED = (State.PENDING, State.READY, State.WAITING, State.UNKNOWN)
-
-
-def doubt_again(connection: Connection, route_id: int, *, safe_after: datetime) -> None:
-    """
-    Let every doubt of a route begin anew.
-
-    At the start of a process: the wall clock may have been set since the waits were written, and only a wait that this
-    process has seen begin is sure to last.
-    """
-    connection.execute(
-        update(deliveries)
-        .where(d.route_id == route_id, d.state.in_(_OWED), d.safe_after.is_not(None))
-        .values(safe_after=safe_after)
-    )
-
-
-def clamp(connection: Connection, *, now: datetime) -> None:
-    """Bring forward what lies further ahead than any wait can: the wall clock was set back between two runs."""
-    for states, longest in (
-        ((State.PENDING, State.READY), LONGEST_BACKOFF),
-        ((State.WAITING, State.UNKNOWN), LONGEST_RETRY_AFTER),
-    ):
-        connection.execute(
-            update(deliveries).where(d.state.in_(states), d.not_before > now + longest).values(not_before=now)
-        )
-
-
-def next_due(connection: Connection, route_ids: Sequence[int], *, now: datetime) -> tuple[bool, datetime | None]:
-    """Return whether something is due now that nobody works on, and when the next thing comes due after now."""
-    owed = and_(d.route_id.in_(route_ids), d.state.in_(_OWED), d.owner.is_(None))
-    due_now = connection.execute(select(d.id).where(owed, d.not_before <= now).limit(1)).first() is not None
-    return due_now, connection.execute(select(func.min(d.not_before)).where(owed, d.not_before > now)).scalar()
-
-
-def unfinished(connection: Connection) -> dict[tuple[str, str], int]:
-    """Return how many deliveries are in each state, by (route, state); finished ones too."""
-    rows = connection.execute(
-        select(routes.c.name, d.state, func.count())
-        .join(routes, routes.c.id == d.route_id)
-        .group_by(routes.c.name, d.state)
-    )
-    return {(row[0], row[1]): row[2] for row in rows}
