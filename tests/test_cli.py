@@ -46,7 +46,7 @@ def test_help_lists_what_is_built_and_nothing_else(place: Place) -> None:
 
     listed = re.findall(r"^  ([a-z]+)  ", ended.stdout.partition("Commands:")[2], re.MULTILINE)
     assert listed == sorted(
-        ["run", "once", "check", "status", "records", "explain", "export", "migrate", "sandbox", "demo"]
+        ["run", "once", "check", "status", "records", "explain", "export", "migrate", "sandbox", "demo", "release"]
     )
     assert ended.returncode == 0
     for name in listed:

@@ -350,6 +350,8 @@ def test_a_mark_ahead_of_the_database_holds_the_route_until_the_instance_has_ans
     assert held(house) == ("database_lost", None)
 
     rows.error = None
+    assert not ask(house)  # it was asked in vain just now, and is left alone for a while
+    house.clock.move(hours=1)
     assert ask(house)
     assert held(house) == (None, None)
     house.turn(8)

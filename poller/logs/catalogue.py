@@ -172,11 +172,11 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "remote_paused": EventSpec(
         "warning",
-        "remote, route, error, due_at",
+        "remote, error, failures, due_at",
         "A remote as a whole does not answer or asked for a pause; everything for it waits, and one request probes.",
         "If it goes on: ask whoever runs the remote.",
     ),
-    "remote_resumed": EventSpec("info", "remote, route, seconds", "The remote answers again.", _NOTHING),
+    "remote_resumed": EventSpec("info", "remote", "The remote answers again.", _NOTHING),
     "guard_chosen": EventSpec(
         "info",
         "route, guard, why",
