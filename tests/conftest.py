@@ -8,6 +8,7 @@ import pytest
 from poller.migrate import upgrade
 from poller.store import Store, open_store
 from tests import postgres
+from tests.house import House
 from tests.support import require_or_skip
 
 
@@ -47,3 +48,9 @@ def store(database_url: str) -> Iterator[Store]:
     upgrade(opened.engine)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def house(store: Store) -> House:
+    """One route with fakes at both ends, on each kind of database in turn."""
+    return House(store)

@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import select
 
 from poller.dispatcher import Dispatcher
+from poller.model import Intent
 from poller.route import Route, Schedule
 from poller.store import Store
 from poller.store.receiving import Receiver
 from poller.store.standing import enter_route
-from poller.tables import attempts, deliveries, records
-from tests.fakes import POLICY, FakeSink, FakeSource, HandClock, Inline
+from poller.tables import attempts, deliveries, proofs, records
+from tests.fakes import POLICY, FakeSink, FakeSource, HandClock, Inline, last
 
 
 class House:
@@ -26,21 +27,12 @@ class House:
         self.source = FakeSource()
         self.sink = FakeSink()
         self.executor = Inline()
-        baseline = route.pop("baseline", False)
-        with store.write() as connection:
-            standing = enter_route(connection, "helpdesk", None, now=self.clock.now())
-        receiver = Receiver(
-            route_id=standing.id,
-            identity=standing.identity,
-            prefix="test",
-            operation=self.sink.operation,
-            baseline=baseline,
-        )
+        receiver = self._enter("helpdesk")
         self.route = Route(
             name="helpdesk",
             source=self.source,
             sink=self.sink,
-            receiver=receiver,
+            receiver=replace(receiver, baseline=route.pop("baseline", False)),
             schedule=Schedule(every=timedelta(seconds=30)),
             policy=replace(POLICY, **route.pop("policy", {})),
             wake=lambda: None,
@@ -48,6 +40,22 @@ class House:
             **route,
         )
         self.dispatcher = self.dispatch()
+
+    def _enter(self, name: str) -> Receiver:
+        """Enter a route in the database."""
+        with self.store.write() as connection:
+            entered = enter_route(connection, name, None, now=self.clock.now())
+        return Receiver(
+            route_id=entered.id,
+            identity=entered.identity,
+            prefix="test",
+            operation=self.sink.operation,
+            baseline=False,
+        )
+
+    def other_route(self, name: str, **changes: Any) -> Route:
+        """Return a second route to the same instance, entered in the database."""
+        return replace(self.route, name=name, source=FakeSource(), receiver=self._enter(name), **changes)
 
     def dispatch(self) -> Dispatcher:
         """Start a dispatcher, as a new process does."""
@@ -78,6 +86,22 @@ class House:
         self.clock.move(**by)
         self.dispatcher.wake()
         self.turn()
+
+    def prove(self) -> None:
+        """Let one create through, so that the guard by sys_id is proven."""
+        self.prove_lookup()
+        assert self.rows(proofs)[0]["sys_id"]
+
+    def prove_lookup(self) -> None:
+        """Let one create through, so that look-ups are known to find what was made."""
+        self.source.pages = [last("proof")]
+        self.poll()
+        self.turn()
+        assert self.rows(proofs)[0]["lookup"]
+
+    def posts_of(self, key: str) -> list[Intent]:
+        """Return every attempt at *key* that reached the sink."""
+        return [post for post in self.sink.posts if post.key == key]
 
     def states(self) -> dict[str, str]:
         """Return the state of each delivery by key."""

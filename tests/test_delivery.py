@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from poller.errors import (
     BlockedError,
     HeldError,
@@ -18,11 +16,6 @@ from poller.store import Store
 from poller.tables import checkpoints, proofs, records as records_table, routes
 from tests.fakes import FakeSink, last, records
 from tests.house import House
-
-
-@pytest.fixture
-def house(store: Store) -> House:
-    return House(store)
 
 
 def after_commit(error: PollerError) -> object:

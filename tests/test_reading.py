@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import pytest
 from sqlalchemy import event, insert, update
 
 from poller.errors import UnknownOutcome
@@ -35,11 +34,6 @@ HOSTILE = [
     "'; DROP TABLE records;--",
     " ",
 ]
-
-
-@pytest.fixture
-def house(store: Store) -> House:
-    return House(store)
 
 
 def shown(store: Store, **asked: Any) -> dict[str, str]:

@@ -37,11 +37,6 @@ def said(caplog: pytest.LogCaptureFixture) -> Said:
     return find
 
 
-@pytest.fixture
-def house(store: Store) -> House:
-    return House(store)
-
-
 def deliver(house: House, *keys: str) -> None:
     house.source.pages = [last(*keys)]
     house.poll()
