@@ -54,8 +54,9 @@ revision: $(DEV_STAMP) ## a new migration from the difference between poller/tab
 	@$(BIN)/ruff check --fix --quiet migrations; $(BIN)/ruff format --quiet migrations
 
 .PHONY: schema
-schema: $(DEV_STAMP) ## settings.schema.json anew from the models
-	@$(BIN)/python -m poller.settings --schema > settings.schema.json
+schema: $(DEV_STAMP) ## settings.schema.json and docs/settings.md anew from the models
+	@made=$$(mktemp) && $(BIN)/python -m poller.settings --schema > $$made && cat $$made > settings.schema.json \
+		&& $(BIN)/python -m poller.settings --reference > $$made && cat $$made > docs/settings.md && rm $$made
 
 .PHONY: dist
 dist: $(DEV_STAMP) ## wheel and sdist into dist/

@@ -84,7 +84,8 @@ class Claiming:
             if state is State.READY:
                 self._ready[each.claim.route_id] += 1
             if due is not None:
-                at = monotonic + max(0.0, (due - now).total_seconds())
+                # Later is not believed: an operator, or another process, may have made something else due meanwhile.
+                at = monotonic + min(RESCAN, max(0.0, (due - now).total_seconds()))
                 for kind in _QUESTIONS.get(state, ()):
                     key = (each.claim.route_id, kind)
                     self._not_before[key] = min(at, self._not_before.get(key, at))

@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from poller import __version__
-
-F = TypeVar("F", bound=Callable[..., Any])
+from poller import __version__, operator_cli
+from poller.options import as_json as _as_json, with_settings as _with_settings
 
 #: Exit codes, as sysexits.h has them; the last is what a shell gives for SIGPIPE.
 USAGE, CRASHED, DATABASE, SETTINGS, INTERRUPTED, UNREAD = 2, 70, 75, 78, 130, 141
-
-
-def _with_settings(command: F) -> F:
-    return click.option(
-        "--settings",
-        metavar="FILE",
-        help="The settings file; else $POLLER_SETTINGS, ./settings.toml, /etc/poller/settings.toml.",
-    )(command)
-
-
-_as_json = click.option("--json", "machine", is_flag=True, help="For machines.")
 
 
 class _Unread(Exception):
@@ -77,16 +65,37 @@ def once(routes: tuple[str, ...], settings: str | None) -> int:
 
 
 @cli.command(short_help="Are the settings right, and does each remote answer.")
-@click.option("--offline", is_flag=True, help="Only the settings; no remote is asked.")
+@click.option("--offline", is_flag=True, help="Only the settings (and --tests); no remote is asked.")
+@click.option("--tests", metavar="DIR", help="Run the mapping tests *.toml in this folder too; they ask nobody.")
+@_as_json
 @_with_settings
-def check(*, offline: bool, settings: str | None) -> int:
-    """Check the settings, and then each remote once, without changing anything.
+def check(*, offline: bool, tests: str | None, machine: bool, settings: str | None) -> int:
+    """Check the settings, and then each remote, without changing anything. Each fault comes with its remedy.
 
-    Exit code 0 when all is well, 1 when a remote is not, 78 when the settings are wrong.
+    Exit code 0 when all is well or only warned of, 1 when something is not, 78 when the settings are wrong.
     """
     from poller.commands import checking
 
-    return checking.check(settings, offline=offline)
+    return checking.check(settings, offline=offline, machine=machine, tests=tests)
+
+
+@cli.command(short_help="What would be posted, field by field; nothing is.")
+@click.argument("route")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="So many records; else the first page.")
+@click.option("--key", metavar="KEY", help="Only the record with this key.")
+@click.option("--save", metavar="FILE", help="Write a mapping test made of the first record (or of KEY).")
+@_as_json
+@_with_settings
+def preview(
+    *, route: str, limit: int | None, key: str | None, save: str | None, machine: bool, settings: str | None
+) -> int:
+    """Poll ROUTE, map and look up, and show what would be posted beside what was posted before.
+
+    Nothing is written anywhere but FILE. Exit code 0, or 1 when a record cannot be delivered or the poll failed.
+    """
+    from poller.commands import previewing
+
+    return previewing.preview(settings, route, limit=limit, key=key, save=save, machine=machine)
 
 
 @cli.command(short_help="How routes stand: checkpoints, guard, counts, holds.")
@@ -139,15 +148,8 @@ def export(*, _machine: bool, settings: str | None) -> int:
     return listing.export(settings)
 
 
-@cli.command(short_help="Lift a hold that waits for an operator.")
-@click.argument("route")
-@click.option("--reason", help="Why; kept with the act.")
-@_with_settings
-def release(route: str, reason: str | None, settings: str | None) -> int:
-    """Lift the hold of ROUTE, once its cause is gone; poller status tells it. Works beside the daemon."""
-    from poller.commands.operating import release as act
-
-    return act(settings, route, reason)
+for _command in (operator_cli.retry, operator_cli.skip, operator_cli.rewind, operator_cli.release):
+    cli.add_command(_command)
 
 
 @cli.command(short_help="Bring the database to the newest schema.")

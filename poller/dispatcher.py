@@ -217,7 +217,9 @@ class Dispatcher:
             settled = judged.settled
             lost = turns.settle(connection, self._store.owner, settled, now=now)
             notes = effects.apply(connection, judged.effects, routes, now)
-            working = {i: w for i, w in self._working.items() if i not in {s.claim.id for s in settled}}
+            # By the work and not by the delivery: one that an operator took out of its hands may be with another already.
+            ended = {id(each.work) for each in done}
+            working = {i: w for i, w in self._working.items() if id(w) not in ended}
             self._keep_leases(connection, routes, list(working), monotonic)
             self._claiming.settled(settled, monotonic, now)
             claimed = [] if self._stopping.is_set() else self._claim(connection, routes, working)

@@ -175,7 +175,8 @@ class Ready:
     """Look-ups done; *body* is frozen."""
 
     body: str
-    #: How the caller was found, for ``explain``: ``exact``, ``folded``, ``omitted``, ``default``.
+    #: How fields came about, for ``explain``: a line each, such as ``caller_id: exact``, ``folded``, ``omitted``, ``default``,
+    #: ``mapped``, ``cut to 160 of 300 characters; …``. Never a text of the record.
     note: str | None = None
 
 

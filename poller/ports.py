@@ -6,28 +6,47 @@ Source: iterates pages. Sink: prepares, delivers, finds. Both speak in `poller.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from poller.model import Intent, Operation, Owned, Page, Prepared, Receipt, Record
+
+#: Keys and versions in; out come the keys of those that are stored already, and for which nothing more is needed.
+Known = Callable[[Sequence[tuple[str, str]]], set[str]]
+
+
+def nothing_known(_records: Sequence[tuple[str, str]]) -> set[str]:
+    """Say that none of them is stored: what a source assumes where it is not told."""
+    return set()
 
 
 class Source(Protocol):
     """A polling consumer."""
 
-    def poll(self, checkpoint: str | None) -> Iterator[Page]:
+    def poll(self, checkpoint: str | None, known: Known = nothing_known) -> Iterator[Page]:
         """
         Yield the pages of one poll, the last one marked ``last``.
 
         Args:
             checkpoint: What the last whole poll left, as text; None on the first.
 
+            known: Asked before a request is spent on single records, of which only new ones are worth it.
+
         Raises:
             TransientError: The source did not answer, or not in its own form; nothing of this page counts.
 
             BlockedError: 401 or 403 with fresh credentials.
         """
+        ...
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A source whose polls change something at its end, such as files that are moved; asked in this way it changes nothing."""
+
+    def look(self, checkpoint: str | None) -> Iterator[Page]:
+        """Yield what `Source.poll` would yield; however far it is read, all stays as it is."""
         ...
 
 

@@ -23,8 +23,9 @@ from poller.logs import get_logger
 from poller.model import Page, Prepared, Receipt, Record
 from poller.ports import Sink, Source
 from poller.store import Store
+from poller.store.knowing import readable_keys
 from poller.store.receiving import Counts, Receiver, receive
-from poller.store.standing import poll_failed, poll_finished, poll_standing, routes_standing
+from poller.store.standing import PollStanding, poll_failed, poll_finished, poll_standing, routes_standing
 
 log = get_logger()
 
@@ -88,10 +89,12 @@ class Route:
         started = clock.monotonic()
         counts, pages, checkpoint = Counts(), 0, standing.value
         try:
-            for page in self._pages(standing.value):
-                counts.add(self._receive(store, clock, page))
+            for page in self._pages(store, standing.value):
+                counts.add(self._receive(store, clock, page, standing))
                 pages += 1
                 checkpoint = page.checkpoint or checkpoint
+                if page.resume:
+                    standing = replace(standing, value=checkpoint)
                 if self.stopping():
                     return True
         except PollerError as error:
@@ -110,13 +113,13 @@ class Route:
         )
         return True
 
-    def _pages(self, checkpoint: str | None) -> Iterable[Page]:
+    def _pages(self, store: Store, checkpoint: str | None) -> Iterable[Page]:
         """Yield the pages of a whole poll; one that ends without its last page is an error."""
         if self.source is None:
             return
         whole = False
         try:
-            for page in self.source.poll(checkpoint):
+            for page in self.source.poll(checkpoint, lambda asked: self._known(store, asked)):
                 whole = page.last
                 yield page
         except PollerError:
@@ -128,10 +131,10 @@ class Route:
         if not whole:
             raise TransientError("the poll ended before its last page")
 
-    def _receive(self, store: Store, clock: Clock, page: Page) -> Counts:
+    def _receive(self, store: Store, clock: Clock, page: Page, since: PollStanding) -> Counts:
         now = clock.now()
         with store.write() as connection:
-            counts = receive(connection, self._receiver(store), page, now=now)
+            counts = receive(connection, self._receiver(store), page, now=now, since=since)
             if page.last:
                 poll_finished(connection, self.id, now=now)
         self.wake()
@@ -140,6 +143,13 @@ class Route:
         for value in page.refused:
             log.warning("checkpoint_refused", route=self.name, value=value)
         return counts
+
+    def _known(self, store: Store, asked: Sequence[tuple[str, str]]) -> set[str]:
+        """Return which of these keys and versions are stored, or will be skipped: no detail is asked for them."""
+        if self._receiver(store).baseline:
+            return {key for key, _ in asked}
+        with store.read() as connection:
+            return readable_keys(connection, self.id, [key for key, _ in asked])
 
     def _receiver(self, store: Store) -> Receiver:
         if not self.receiver.baseline:

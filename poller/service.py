@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from zoneinfo import ZoneInfo
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
@@ -33,6 +32,7 @@ from poller.errors import DatabaseUnusable, SettingsError
 from poller.logs import get_logger
 from poller.route import Route, Schedule
 from poller.settings import Settings, load
+from poller.signals import Signals
 from poller.store import first_line
 
 log = get_logger()
@@ -62,11 +62,8 @@ class Service:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._wake = threading.Event()
-        self._signals: list[int] = []
         # From the first moment: a SIGHUP that nobody awaits would end the process.
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(each, self._on_signal)
+        self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._room = EngineRoom(settings, path)
         self._pulse = 0.0
         self._fed = 0.0
@@ -100,18 +97,12 @@ class Service:
         number = self._watch()
         return self._stop(number)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
-        self._wake.set()
-
     def _watch(self) -> int | None:
         """Feed the watchdog and obey signals until one says to stop; return that one, or None: the dispatcher has died."""
         interval = systemd.watchdog_interval()
         tick = 1.0 if interval is None else min(1.0, interval.total_seconds() / 4)
         while True:
-            self._wake.wait(tick)
-            self._wake.clear()
-            numbers, self._signals = self._signals, []
+            numbers = self._signals.wait(tick)
             for number in numbers:
                 if number != signal.SIGHUP:
                     return number

@@ -82,6 +82,11 @@ class Secret:
         #: True where the secret stands as plain text in the settings file.
         self.plain = False
 
+    @property
+    def path(self) -> Path | None:
+        """The file that it is read from, None where there is none."""
+        return self._path
+
     def reveal(self) -> str:
         """Return the secret's text, without the newline that editors leave at its end."""
         if self._path is not None:
@@ -176,3 +181,11 @@ def _credential(name: str) -> Path:
 def private(path: Path) -> bool:
     """Return whether only its owner can read *path*; plain secrets in it then need no warning."""
     return not path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+
+
+def open_to_all(path: Path) -> bool:
+    """Return whether everybody on this machine can read *path*; a group that was given it may."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False

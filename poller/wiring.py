@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import islice
 
 from poller.clients.servicenow import ServiceNowClient
 from poller.clock import Clock
 from poller.errors import SettingsError
 from poller.lifecycle import Policy
-from poller.model import Intent
-from poller.ports import Sink, Source
+from poller.model import Intent, Page
+from poller.ports import Looking, Sink, Source
 from poller.route import Route, Schedule
 from poller.settings import Route as RouteSettings, Settings
 from poller.sinks import SINKS
-from poller.sources import SOURCES
+from poller.sources import SOURCES, sampling
 from poller.store import Store
 from poller.store.receiving import Receiver
 from poller.store.standing import enter_route, fix_prefix
+
+#: Sources that change nothing at their end, however far they are read.
+_ONLY_READ = frozenset({"http", "sql", "servicenow"})
 
 
 class Gate:
@@ -84,7 +88,42 @@ def wire(
 
 def build_source(route: RouteSettings) -> Source:
     """Return the polling end of a route."""
-    return SOURCES[route.source.type](route.source)
+    made: Source = SOURCES[route.source.type](route.source)
+    return made
+
+
+def look(route: RouteSettings, source: Source, checkpoint: str | None) -> Iterator[Page]:
+    """
+    Return what a poll would yield, for those who only look.
+
+    A source takes the next question for the news that the page before is safe, and may then let go of it: one that is not
+    known to change nothing is asked for one page.
+    """
+    if isinstance(source, Looking):
+        return source.look(checkpoint)
+    pages = source.poll(checkpoint)
+    return pages if str(route.source.type) in _ONLY_READ else islice(pages, 1)
+
+
+def build_raw_source(route: RouteSettings) -> Source:
+    """Return a source whose pages hold the text of each record: all of them are malformed, with their keys."""
+    made: Source = SOURCES[route.source.type](sampling.raw_settings(route.source))
+    return made
+
+
+def read_sample(route: RouteSettings, text: str, format: str) -> Page:
+    """
+    Return the one record in *text* as the route's source would give it, without asking anybody.
+
+    Raises:
+        ValueError: It is not one record in that format.
+    """
+    return sampling.read_sample(route.source, text, format)
+
+
+def sample_format(route: RouteSettings) -> str:
+    """Return what the texts of `build_raw_source` are in: ``json`` or ``xml``."""
+    return sampling.sample_format(route.source)
 
 
 def build_sink(route: RouteSettings, client: ServiceNowClient | None, gate: Gate) -> Sink:

@@ -1,15 +1,28 @@
 """Fixtures for all tests."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from poller.logs.logger import threshold
+from poller.logs.output import OutputHandler
 from poller.migrate import upgrade
 from poller.store import Store, open_store
 from tests import postgres
 from tests.house import House
 from tests.support import require_or_skip
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Logging belongs to the process: what a command sets up in one test must not reach the next."""
+    level = threshold.level
+    yield
+    threshold.level = level
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, OutputHandler)]
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from poller.model import (
     SourceRecord,
     Undeliverable,
 )
+from poller.ports import Known, nothing_known
 
 
 class HandClock(Clock):
@@ -73,7 +74,7 @@ class FakeSource:
         self.pages = list(pages)
         self.checkpoints: list[str | None] = []
 
-    def poll(self, checkpoint: str | None) -> Iterator[Page]:
+    def poll(self, checkpoint: str | None, known: Known = nothing_known) -> Iterator[Page]:
         self.checkpoints.append(checkpoint)
         for page in self.pages:
             if isinstance(page, PollerError):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from poller.formats import (
-    Expression,
     ExpressionFault,
     FormatFault,
+    JmesPath,
     KeyFault,
     Real,
     compile_expression,
@@ -157,7 +157,7 @@ def test_a_comparison_of_unlike_things_is_a_fault_and_no_crash() -> None:
 
 @given(JSON, st.sampled_from(["a", "a.b", '"".a', "a.b.c"]))
 def test_the_fast_way_finds_what_jmespath_finds(document: object, text: str) -> None:
-    expression = Expression(text)
+    expression = JmesPath(text)
 
     assert expression.find(document) == expression._parsed.search(document)
 

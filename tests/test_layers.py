@@ -19,7 +19,7 @@ ROOT = Path(poller.__file__).parent
 
 # From the bottom up. Each name stands for a module or for a folder with all that is in it.
 GROUND = "errors model tables clock"
-BASE = f"{GROUND} values identity lifecycle guard ports"
+BASE = f"{GROUND} values identity lifecycle acts guard ports"
 TOOLS = f"{BASE} store clients formats translate logs metrics"
 EDGES = "sources sinks"
 
@@ -33,9 +33,11 @@ ALLOWED = {
     "values": "model errors",
     "identity": "model errors",
     "lifecycle": "model errors",
+    "acts": "errors model",
     "guard": f"{GROUND} identity lifecycle",
     "ports": f"{GROUND} identity lifecycle guard",
     "systemd": "",
+    "signals": "",
     "logs": "errors values",
     "metrics": "model",
     "migrate": "errors tables",
@@ -63,10 +65,12 @@ ALLOWED = {
     "recovery": f"{BASE} store logs metrics route",
     "engine_room": f"upkeep recovery {TOOLS} ingress route dispatcher settings wiring migrate systemd marks work",
     "once": f"{TOOLS} route dispatcher settings wiring engine_room migrate marks work",
-    "service": f"{TOOLS} ingress route dispatcher settings wiring engine_room migrate systemd marks work",
+    "service": f"{TOOLS} ingress route dispatcher settings wiring engine_room migrate signals systemd marks work",
     "demo": f"{TOOLS} settings engine_room once sandbox commands",
-    "commands": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate systemd",
-    "cli": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate systemd sandbox commands demo",
+    "commands": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate signals systemd",
+    "options": "",
+    "operator_cli": "options commands",
+    "cli": f"options operator_cli {TOOLS} route dispatcher settings wiring engine_room once service migrate sandbox commands demo",
     "__main__": "cli",
     # Written from ServiceNow's documentation alone, so that one misunderstanding cannot sit on both sides.
     "sandbox": "",

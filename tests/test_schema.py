@@ -57,7 +57,7 @@ def test_what_is_commented_out_is_right_too() -> None:
     table: list[str] = []
     unknown = []
     for line in (ROOT / "settings.toml").read_text("utf-8").splitlines():
-        if header := re.match(r"(?:# )?\[([a-z_.]+)\]", line):
+        if header := re.match(r"(?:# )?\[\[?([a-z_.]+)\]", line):
             table = header[1].split(".")
         elif found := re.match(r"(?:# )?([a-z_]+) = (.*?)(?:\s{2,}#.*)?$", line):
             tomllib.loads(f"{found[1]} = {found[2]}")
@@ -81,5 +81,7 @@ def _below(node: dict[str, Any], step: str) -> list[dict[str, Any]]:
 def _forms(node: dict[str, Any]) -> list[dict[str, Any]]:
     if "$ref" in node:
         return _forms(schema()["$defs"][node["$ref"].rpartition("/")[2]])
+    if isinstance(node.get("items"), dict):
+        return _forms(node["items"])
     parts = [*node.get("anyOf", ()), *node.get("oneOf", ())]
     return [form for part in parts for form in _forms(part)] or [node]

@@ -12,6 +12,7 @@ import pytest
 from poller import settings as package
 from poller.errors import SettingsError
 from poller.settings import find_settings, load, positions, secrets, warnings
+from poller.sources.http import HttpSourceSettings
 
 SHIPPED = Path(__file__).parents[1] / "settings.toml"
 CANARY = "CANARY-4711-secret"
@@ -96,7 +97,9 @@ def test_the_shipped_settings_load() -> None:
 
     assert loaded.servicenow is not None
     assert loaded.servicenow.instance == "http://127.0.0.1:18080"
-    assert loaded.routes["helpdesk"].source.url == "http://127.0.0.1:18081/api/tickets"
+    source = loaded.routes["helpdesk"].source
+    assert isinstance(source, HttpSourceSettings)
+    assert source.url == "http://127.0.0.1:18081/api/tickets"
     assert loaded.routes["helpdesk"].first_run == "all"
     assert loaded.retry == package.Retry()
     assert loaded.log.format == "auto"
@@ -206,6 +209,8 @@ WRONG = [
     ('first_run = "all"', 'first_run = "all"\nevry = 1', "evry", "routes.helpdesk.evry: unknown key; did you mean every?"),
     ('client_id = "', f'client_secert = "{CANARY}"\nclient_id = "', "client_secert", "servicenow.auth.client_secert: unknown key; did you mean"),
     ("[routes.helpdesk.sink]\n", "[routes.helpdesk.sink]\ntabel = 1\n", "tabel", "routes.helpdesk.sink.tabel: unknown key; did you mean table?"),
+    # S15: no stylesheet is run for a ServiceNow table
+    ("[routes.helpdesk.sink]\n", '[routes.helpdesk.sink]\nxslt = "evil.xsl"\n', "xslt", "routes.helpdesk.sink.xslt: unknown key"),
     ("[servicenow]\n", "[rety]\nx = 1\n[servicenow]\n", "[rety]", "rety: unknown key; did you mean retry?"),
     ('key = "id"', 'key = "id"\nenabled = false', "enabled", "routes.helpdesk.source.enabled: unknown key here; it belongs to [routes.helpdesk]"),
     ('key = "id"', 'key = "id"\n"we ird\\n" = 1', '"we ird', 'routes.helpdesk.source."we ird\\n": unknown key'),
@@ -251,7 +256,7 @@ WRONG = [
     ('"{{ title }}"', '"{{ title"', "short_description", "routes.helpdesk.sink.fields.short_description: bad template"),
     ('"{{ title }}"', '"{{ title | nope }}"', "short_description", "routes.helpdesk.sink.fields.short_description: bad template: no filter"),
     ('"{{ title }}"', '"{{ titel }}"', "short_description", "routes.helpdesk.sink.fields.short_description: unknown template variable titel; did you mean title?"),
-    ("{{ username }}", "{{ login }}", "caller_id", "routes.helpdesk.sink.fields.caller_id.user: unknown template variable login; known: checkpoint, "),
+    ("{{ username }}", "{{ login }}", "caller_id", "routes.helpdesk.sink.fields.caller_id.user: unknown template variable login; known: description, "),
     ('key = "id"', 'key = "id"\nparams = { since = "{{ title }}" }', "params", "routes.helpdesk.source.params.since: unknown name title"),
     # addresses
     ("http://127.0.0.1:18080", FAR, "instance", "servicenow.instance: plain http:// is for this machine only"),

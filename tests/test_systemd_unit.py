@@ -9,7 +9,8 @@ import pytest
 
 from tests.support import require_or_skip
 
-UNIT = Path(__file__).parents[1] / "systemd" / "poller.service"
+FOLDER = Path(__file__).parents[1] / "systemd"
+UNIT, TEMPLATE = FOLDER / "poller.service", FOLDER / "poller@.service"
 
 
 @pytest.fixture
@@ -20,12 +21,13 @@ def analyze() -> str:
     return program
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit with a program that exists: verify would report that nothing is installed in /opt here."""
-    text = UNIT.read_text("utf-8")
+@pytest.fixture(params=[UNIT, TEMPLATE], ids=lambda path: path.name)
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A unit with a program that exists: verify would report that nothing is installed in /opt here."""
+    shipped: Path = request.param
+    text = shipped.read_text("utf-8")
     assert "\nExecStart=/opt/poller/bin/poller run " in text
-    copy = tmp_path / UNIT.name
+    copy = tmp_path / shipped.name.replace("@", "@acme")
     copy.write_text(text.replace("/opt/poller/bin/poller", str(shutil.which("true"))), "utf-8")
     return copy
 
@@ -42,7 +44,7 @@ def test_exposure_is_at_most_one_and_a_half(analyze: str, unit: Path) -> None:
         [analyze, "security", "--offline=true", "--no-pager", unit], capture_output=True, text=True, check=True
     )
 
-    found = re.search(r"Overall exposure level for poller\.service: ([0-9.]+)", done.stdout)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert found, done.stdout
     assert float(found[1]) <= 1.5
 
@@ -70,3 +72,23 @@ def test_each_setting_is_explained() -> None:
 
     for paragraph in service.strip().split("\n\n"):
         assert any(line.startswith("#") for line in paragraph.splitlines()), paragraph
+
+
+def test_a_further_instance_differs_by_its_name_alone() -> None:
+    one, other = (_settings(path) for path in (UNIT, TEMPLATE))
+
+    assert [line.replace("poller-%i", "poller").replace("/%i/", "/").replace(" %i:", ":") for line in other] == one
+    differing = {line.partition("=")[0] for line, template in zip(one, other, strict=True) if line != template}
+    assert differing == {
+        "Description",
+        "Documentation",
+        "ExecStart",
+        "StateDirectory",
+        "RuntimeDirectory",
+        "WorkingDirectory",
+        "LoadCredential",
+    }
+
+
+def _settings(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").splitlines() if line and not line.startswith("#")]

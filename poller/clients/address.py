@@ -64,10 +64,14 @@ def check_proxy(url: str) -> str:
         ValueError: It is no such address.
     """
     parts = _split(url)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError('a proxy is written "http://host:port"')
     if parts.username is not None or parts.password is not None:
-        raise ValueError("no user or password in a proxy's address")
+        raise ValueError("no user or password in a proxy's address: use proxy_username and proxy_password")
+    if parts.scheme == "https":
+        raise ValueError(
+            'a proxy is spoken to in plain: write "http://host:port"; what passes through it to https:// is encrypted'
+        )
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError('a proxy is written "http://host:port"; socks and others are not supported')
     return f"http://{parts.netloc}"
 
 

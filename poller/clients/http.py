@@ -6,27 +6,28 @@ It knows no protocol above HTTP. The environment's proxy, CA and ``.netrc`` are 
 
 from __future__ import annotations
 
-import ssl
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
+from typing import Annotated, Self
 from urllib.parse import quote, urlencode
 
-import certifi
 import requests
-from pydantic import Field, ValidationInfo, field_validator, model_validator
-from urllib3.util.ssl_ import create_urllib3_context
+from pydantic import Field, field_validator, model_validator
 
 from poller import __version__
 from poller.clients.address import check_proxy, check_url
 from poller.clients.auth import AuthSettings, NoAuth
-from poller.clients.transport import Limits, Target, Transport, header_line, target_of
+from poller.clients.lines import Target, header_line, target_of
+from poller.clients.revealing import reveal
+from poller.clients.tls import TlsSettings, Trust
+from poller.clients.transport import Limits, Transport
 from poller.errors import TransientError, UnknownOutcome
-from poller.values import Duration, Model, Size
+from poller.values import Duration, Model, Secret, Size
 
 __all__ = ["Answer", "HttpRemote", "RemoteSettings", "TlsSettings", "check_url"]
 
@@ -34,67 +35,37 @@ _STATIC = f"User-Agent: incident-poller/{__version__}\r\nAccept-Encoding: gzip\r
 _SHOWN = 300
 
 
-class TlsSettings(Model):
-    """Whom we trust and who we are. There is no switch that turns verification off."""
-
-    #: PEM; then these alone are trusted, instead of the public ones.
-    ca: Path | None = None
-    #: PEM, ours, with its chain.
-    certificate: Path | None = None
-    #: PEM, without a pass phrase; left out: it stands in `certificate`.
-    key: Path | None = None
-
-    @field_validator("ca", "certificate", "key")
-    @classmethod
-    def _readable(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is None:
-            return None
-        base = (info.context or {}).get("base")
-        path = (base or Path()) / path
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist")
-        return path
-
-    @model_validator(mode="after")
-    def _loads(self) -> TlsSettings:
-        if self.key is not None and self.certificate is None:
-            raise ValueError("a key needs its certificate")
-        try:
-            self.context()
-        except (ssl.SSLError, OSError) as error:
-            raise ValueError(f"ca, certificate or key cannot be loaded: {error.strerror or 'not PEM'}") from None
-        return self
-
-    def context(self) -> ssl.SSLContext:
-        """Return what verifies a server, from TLS 1.2 on."""
-        context: ssl.SSLContext = create_urllib3_context(ssl_minimum_version=ssl.TLSVersion.TLSv1_2)
-        # Named, and not the library's default, which would ask SSL_CERT_FILE of the environment.
-        context.load_verify_locations(cafile=str(self.ca or certifi.where()))
-        if self.certificate is not None:
-            # An encrypted key would otherwise ask for its pass phrase on the terminal.
-            context.load_cert_chain(self.certificate, self.key, password="")
-        return context
-
-
 class BaseRemoteSettings(Model):
     """The keys that every HTTP remote has."""
 
-    auth: AuthSettings = NoAuth()
-    tls: TlsSettings = TlsSettings()
-    #: ``http://host:port``.
-    proxy: str | None = None
-    connect_timeout: Duration = timedelta(seconds=10)
-    #: The longest silence.
-    read_timeout: Duration = timedelta(seconds=70)
-    #: For a whole answer, however it drips.
-    deadline: Duration = timedelta(minutes=5)
-    #: Of an answer, decoded.
-    max_body: Size = Field(default=20_000_000, gt=0)
+    auth: Annotated[AuthSettings, Field(description="who asks")] = NoAuth()
+    tls: Annotated[TlsSettings, Field(description="private authority, our own certificate")] = TlsSettings()
+    proxy: Annotated[
+        str | None, Field(description='"http://host:port"; the environment\'s proxy variables are never used')
+    ] = None
+    proxy_username: Annotated[
+        str | None, Field(min_length=1, description="with proxy_password: HTTP Basic for the proxy alone")
+    ] = None
+    proxy_password: Annotated[Secret | None, Field(description="of proxy_username")] = None
+    connect_timeout: Annotated[Duration, Field(description="until the connection stands")] = timedelta(seconds=10)
+    read_timeout: Annotated[Duration, Field(description="the longest silence within an answer")] = timedelta(seconds=70)
+    deadline: Annotated[Duration, Field(description="for a whole answer, however it drips")] = timedelta(minutes=5)
+    max_body: Annotated[Size, Field(gt=0, description="the largest answer, decoded")] = 20_000_000
 
     @field_validator("proxy")
     @classmethod
     def _proxy(cls, url: str | None) -> str | None:
         return None if url is None else check_proxy(url)
+
+    @model_validator(mode="after")
+    def _proxy_credentials(self) -> Self:
+        if (self.proxy_username is None) != (self.proxy_password is None):
+            raise ValueError("proxy_username and proxy_password go together")
+        if self.proxy_username is not None and self.proxy is None:
+            raise ValueError("proxy_username is for a proxy, and proxy is not given")
+        if self.proxy_username is not None and ":" in self.proxy_username:
+            raise ValueError("proxy_username holds a colon, where HTTP Basic begins the password")
+        return self
 
     @field_validator("connect_timeout", "read_timeout", "deadline")
     @classmethod
@@ -107,8 +78,7 @@ class BaseRemoteSettings(Model):
 class RemoteSettings(BaseRemoteSettings):
     """An HTTP source, an HTTP sink or a reply."""
 
-    #: Plain ``http://`` to another machine.
-    allow_plaintext: bool = False
+    allow_plaintext: Annotated[bool, Field(description="plain http:// to another machine; never for tokens")] = False
 
 
 class Headers(Mapping[str, str]):
@@ -184,6 +154,14 @@ def _lines(pairs: tuple[tuple[str, str], ...]) -> str:
     return "".join(header_line(name, value) for name, value in pairs)
 
 
+def _for_proxy(settings: BaseRemoteSettings) -> Callable[[], str] | None:
+    """Return what says to the proxy who we are; made anew for each connection."""
+    username, password = settings.proxy_username, settings.proxy_password
+    if username is None or password is None:
+        return None
+    return lambda: "Basic " + base64.b64encode(f"{username}:{reveal(password)}".encode()).decode()
+
+
 class HttpRemote:
     """
     One HTTP remote, for any number of threads.
@@ -211,8 +189,9 @@ class HttpRemote:
         self._transport = Transport(
             connections=connections,
             limits=self._limits,
-            context=settings.tls.context(),
+            context=Trust(settings.tls).context,
             proxy=settings.proxy,
+            proxy_authorization=_for_proxy(settings),
             user_timeout=user_timeout if writes else None,
         )
         self.session = requests.Session()

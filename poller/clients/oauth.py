@@ -1,8 +1,8 @@
 """
 What stands in the Authorization header, and where it comes from.
 
-One token serves all threads; it is asked for by one of them (`poller.clients.token_request`). A request is never sent
-without its token: whoever cannot have one gets an error instead.
+One token serves all threads; it is asked for by one of them (`poller.clients.grants`). A request is never sent without its
+token: whoever cannot have one gets an error instead.
 
 Source: RFC 6749; servicenow.md section 1; dependencies.md section 2.
 """
@@ -10,23 +10,18 @@ Source: RFC 6749; servicenow.md section 1; dependencies.md section 2.
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from poller.clients.auth import (
-    AuthSettings,
-    BasicAuth,
-    BearerAuth,
-    HeaderAuth,
-    NoAuth,
-    PasswordAuth,
-    TokenAuth,
-)
+from poller.clients.auth import AuthSettings, BasicAuth, BearerAuth, HeaderAuth, NoAuth, TokenAuth
+from poller.clients.grants import asker
 from poller.clients.http import HttpRemote
-from poller.clients.token_request import request_token
+from poller.clients.lines import header_line
+from poller.clients.revealing import reveal
 from poller.errors import BlockedError, PollerError
 from poller.logs import hide
 
@@ -37,16 +32,25 @@ _FLOOR: Final = 1.0
 
 
 class Grant:
-    """What one request is sent with. Its text never shows."""
+    """
+    What one request is sent with. Its text never shows.
 
-    __slots__ = ("_headers", "proved", "renewable")
+    Args:
+        renewable: Says whether the next grant may be another.
+    """
 
-    def __init__(self, headers: Mapping[str, str], *, renewable: bool) -> None:
+    __slots__ = ("_headers", "_renewable", "proved")
+
+    def __init__(self, headers: Mapping[str, str], *, renewable: Callable[[], bool]) -> None:
         self._headers = headers
+        self._renewable = renewable
         #: A remote has accepted it: an answer other than 401 came to a request that carried it.
         self.proved = False
-        #: True where a 401 may be cured by asking for a new one.
-        self.renewable = renewable
+
+    @property
+    def renewable(self) -> bool:
+        """Whether a 401 may be cured by a new grant, as far as is known just now."""
+        return self._renewable()
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -94,21 +98,38 @@ class FixedCredentials:
         self.identity = identity
         self._headers = headers
         self._secrets = secrets
+        #: The grant in use; the same one while the secret is, so that it can prove itself.
+        self._grant: Grant | None = None
 
     def grant(self) -> Grant:
+        headers = self._headers()
+        known = self._grant
+        if known is not None and known.headers == headers:
+            return known
         try:
-            return Grant(self._headers(), renewable=False)
-        except OSError as error:
-            raise _unreadable(error) from None
+            "".join(header_line(name, value) for name, value in headers.items())
+        except ValueError:
+            raise BlockedError("auth: its secret holds a character that no header may; write it anew") from None
+        found = self._grant = Grant(headers, renewable=lambda: self._rotated(headers))
+        return found
 
     def drop(self, grant: Grant) -> None:
-        """Do nothing: the next grant reads the secret again."""
+        """Begin anew: the next grant reads the secret again, and has proved nothing."""
+        if self._grant is grant:
+            self._grant = None
 
     def secrets(self) -> tuple[str, ...]:
         try:
             return tuple(self._secrets())
-        except OSError:
+        except BlockedError:
             return ()
+
+    def _rotated(self, headers: Mapping[str, str]) -> bool:
+        """Return whether the secret is another by now: the one that was refused had just been replaced."""
+        try:
+            return self._headers() != headers
+        except BlockedError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +163,8 @@ class TokenSource:
         token_url: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.identity = settings.username if isinstance(settings, PasswordAuth) else settings.client_id
-        self._settings = settings
-        self._remote = remote
-        self._url = token_url
+        self._asker = asker(settings, remote, token_url)
+        self.identity = self._asker.identity
         self._clock = clock
         self._lock = threading.Lock()
         self._token: _Token | None = None
@@ -177,6 +196,8 @@ class TokenSource:
             if token is not None and token.grant is grant:
                 self._old = token.text
                 self._token = None
+                if not grant.proved:
+                    self._asker.distrust()
 
     def invalidate(self, authorization: str) -> None:
         """Forget the token if *authorization* carries it."""
@@ -184,15 +205,19 @@ class TokenSource:
         if token is not None and authorization == f"Bearer {token.text}":
             self.drop(token.grant)
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that the token in use still lives, None without one."""
+        token = self._token
+        return None if token is None else max(0.0, token.expires_at - self._clock())
+
     def secrets(self) -> tuple[str, ...]:
         token = self._token
         found = [token.text if token is not None else "", self._old]
-        try:
-            found.append(self._settings.client_secret.reveal())
-            if isinstance(self._settings, PasswordAuth):
-                found.append(self._settings.password.reveal())
-        except OSError:
-            pass
+        for secret in self._asker.secrets():
+            # One that cannot be read is not in any text either.
+            with contextlib.suppress(OSError, ValueError):
+                found.append(secret.reveal())
         return tuple(text for text in found if text)
 
     def _renewed(self) -> Grant:
@@ -201,36 +226,27 @@ class TokenSource:
         if token is not None and now < token.renew_at:
             return token.grant
         try:
-            text, life = self._fetch()
+            granted = self._asker.ask()
         except PollerError:
             if token is None or now >= token.expires_at - _FLOOR:
                 raise
             # Early renewal failed, the token still lives: ask again in a while, not with each request.
             self._token = _Token(token.grant, token.text, now + min(5.0, token.expires_at - now), token.expires_at)
             return token.grant
+        text, life = granted.token, granted.life
         hide(text)
         same = token is not None and token.text == text
         # The endpoint may hand out the living token again, with what is left of its life.
-        grant = token.grant if same and token else Grant({"Authorization": f"Bearer {text}"}, renewable=True)
+        grant = token.grant if same and token else Grant({"Authorization": f"Bearer {text}"}, renewable=_always)
         if token is not None and not same:
             self._old = token.text
         early = min(60.0, life * 0.1)
         self._token = _Token(grant, text, now + max(_FLOOR, life - early), now + max(_FLOOR, life))
         return grant
 
-    def _fetch(self) -> tuple[str, float]:
-        """Return a token and how many seconds it lives."""
-        settings = self._settings
-        try:
-            secret = settings.client_secret.reveal()
-            password = settings.password.reveal() if isinstance(settings, PasswordAuth) else None
-        except OSError as error:
-            raise _unreadable(error) from None
-        return request_token(settings, self._remote, self._url, secret, password)
 
-
-def _unreadable(error: OSError) -> BlockedError:
-    return BlockedError(f"secret file {error.filename} cannot be read: {error.strerror}")
+def _always() -> bool:
+    return True
 
 
 def credentials(auth: AuthSettings, remote: HttpRemote, *, token_url: str | None = None) -> Credentials:
@@ -250,18 +266,18 @@ def credentials(auth: AuthSettings, remote: HttpRemote, *, token_url: str | None
     if isinstance(auth, BasicAuth):
         return FixedCredentials(
             auth.username,
-            lambda: {"Authorization": "Basic " + _pair(auth.username, auth.password.reveal())},
-            lambda: [auth.password.reveal(), _pair(auth.username, auth.password.reveal())],
+            lambda: {"Authorization": "Basic " + _pair(auth.username, reveal(auth.password))},
+            lambda: [reveal(auth.password), _pair(auth.username, reveal(auth.password))],
         )
     if isinstance(auth, BearerAuth):
         return FixedCredentials(
             "bearer",
-            lambda: {"Authorization": f"Bearer {auth.token.reveal()}"},
-            lambda: [auth.token.reveal()],
+            lambda: {"Authorization": f"Bearer {reveal(auth.token)}"},
+            lambda: [reveal(auth.token)],
         )
     if isinstance(auth, HeaderAuth):
         return FixedCredentials(
-            auth.name.lower(), lambda: {auth.name: auth.value.reveal()}, lambda: [auth.value.reveal()]
+            auth.name.lower(), lambda: {auth.name: reveal(auth.value)}, lambda: [reveal(auth.value)]
         )
     url = auth.token_url or token_url
     if url is None:

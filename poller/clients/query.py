@@ -105,6 +105,14 @@ class Query:
         """Add ``sys_created_on>=…``; the instance compares UTC, to the second."""
         return self._with(f"sys_created_on>={moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
 
+    def not_empty(self, field: str) -> Query:
+        """Add ``fieldISNOTEMPTY``."""
+        return self._with(f"{check_field(field)}ISNOTEMPTY")
+
+    def asker(self, field: str) -> Query:
+        """Add ``field=`` the user_name of whoever asks. The one script that is ever sent; hardened instances ignore it."""
+        return self._with(f"{check_field(field)}=javascript:gs.getUserName()")
+
     def after(self, sys_id: str) -> Query:
         """Add ``sys_id>…``, to go on behind a page that was ordered by it."""
         return self._with(f"sys_id>{check_value(sys_id)}")

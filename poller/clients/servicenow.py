@@ -7,10 +7,12 @@ a new token. What answers mean is `poller.clients.answers`; which queries there 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -18,7 +20,7 @@ from poller.clients.address import check_instance
 from poller.clients.answers import Created, created, evidence, rows
 from poller.clients.auth import AuthSettings
 from poller.clients.http import Answer, BaseRemoteSettings, HttpRemote
-from poller.clients.oauth import Credentials, Grant, credentials
+from poller.clients.oauth import Credentials, Grant, TokenSource, credentials
 from poller.clients.query import Query, check_field, check_table
 from poller.clients.skew import Skew
 from poller.errors import BlockedError, PollerError, TransientError, UnknownOutcome
@@ -32,21 +34,33 @@ _POST = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
 class ServiceNowSettings(BaseRemoteSettings):
-    """``[servicenow]``."""
+    """The instance, and how it is spoken to."""
 
-    #: The bare address of the instance.
-    instance: str
-    auth: AuthSettings
-    #: Requests in flight on the instance; an instance works on four at a time and queues the others.
-    concurrency: int = Field(default=4, ge=1, le=64)
-    #: 0: only what the instance itself allows.
-    requests_per_hour: int = Field(default=0, ge=0)
-    #: This installation's name, never changed; two installations never share one.
-    correlation_prefix: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
-    #: What keeps an unknown outcome from becoming a second incident.
-    duplicate_guard: Literal["auto", "sys_id", "settle"] = "auto"
-    #: The longest that the instance may still work on a request.
-    max_execution: Duration = timedelta(seconds=310)
+    instance: Annotated[str, Field(description='bare address of the instance: "https://acme.service-now.com"')]
+    auth: Annotated[AuthSettings, Field(description="as whom; everything is done with this account's rights")]
+    concurrency: Annotated[
+        int, Field(ge=1, le=64, description="requests in flight; an instance works on four at a time and queues others")
+    ] = 4
+    requests_per_hour: Annotated[int, Field(ge=0, description="0: only what the instance itself allows")] = 0
+    correlation_prefix: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+            description="this installation's name: never changed, and no two installations share one",
+        ),
+    ]
+    duplicate_guard: Annotated[
+        Literal["auto", "sys_id", "settle"],
+        Field(
+            description="what keeps an unknown outcome from becoming a second incident; auto: sys_id once proven, else settle"
+        ),
+    ] = "auto"
+    max_execution: Annotated[
+        Duration,
+        Field(
+            description="longest that the instance may still work on a request; lower only if its quota rule is known"
+        ),
+    ] = timedelta(seconds=310)
 
     @field_validator("instance")
     @classmethod
@@ -71,6 +85,18 @@ class ServiceNowSettings(BaseRemoteSettings):
     def tcp_bound(self) -> timedelta:
         """How long what was written may still be delivered after we gave up: 10 s, in rehearsals less."""
         return min(TCP_BOUND, self.max_execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authenticated:
+    """What asking for credentials came to; nothing secret is in it."""
+
+    #: Whether they are renewed by asking for a token.
+    token: bool
+    #: Tells two credentials apart, and nothing else.
+    mark: str
+    #: Seconds that the token still lives; None: there is none.
+    lives: float | None
 
 
 class ServiceNowClient:
@@ -112,6 +138,25 @@ class ServiceNowClient:
         """Our clock minus theirs, as far as it is proven; see `poller.clients.skew`."""
         return self._skew.seconds
 
+    @property
+    def skew_measured(self) -> bool:
+        """Whether any answer has told the time."""
+        return self._skew.measured
+
+    def authenticate(self) -> Authenticated:
+        """
+        Ask for what requests are sent with, as each request does.
+
+        Raises:
+            TransientError: No token just now.
+
+            BlockedError: No token until a person changes something.
+        """
+        grant = self._credentials.grant()
+        left = self._credentials.left if isinstance(self._credentials, TokenSource) else None
+        mark = hashlib.sha256(repr(sorted(grant.headers.items())).encode()).hexdigest()
+        return Authenticated(token=grant.renewable, mark=mark, lives=left)
+
     def identity(self) -> str:
         """Return instance and integration user: whose proof of a guard it is."""
         return f"{self.instance} {self._credentials.identity}"
@@ -127,6 +172,9 @@ class ServiceNowClient:
         Every row is to be compared with what was asked: an instance may drop conditions. *limit* rows are a page that
         may not be the last.
 
+        Args:
+            fields: Columns; none: all that we may read.
+
         Returns:
             Rows as ``{"sys_id": "9d38…", "number": "INC0010023"}``; a column that we may not read is left out or empty.
 
@@ -141,7 +189,7 @@ class ServiceNowClient:
             raise ValueError("a look-up needs a condition")
         params = {
             "sysparm_query": str(query),
-            "sysparm_fields": ",".join(check_field(field) for field in fields),
+            **({"sysparm_fields": ",".join(check_field(field) for field in fields)} if fields else {}),
             "sysparm_limit": str(limit),
             "sysparm_exclude_reference_link": "true",
             "sysparm_no_count": "true",

@@ -38,6 +38,12 @@ class Skew:
                 self._low, self._high = low, high
 
     @property
+    def measured(self) -> bool:
+        """Whether any answer carried a Date that could be used."""
+        with self._lock:
+            return self._high != float("inf")
+
+    @property
     def seconds(self) -> float:
         """The smallest difference that fits all answers; negative where our clock is behind, 0 before any answer."""
         with self._lock:

@@ -29,40 +29,19 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import EmptyPoolError
-from urllib3.util import Retry, parse_url
+from urllib3.util import Retry
 
-from poller.clients.wire import Wire, read_body, words_for
-from poller.errors import BlockedError, TransientError, UnknownOutcome
+from poller.clients.lines import Target, header_line, payload_of, target_of
+from poller.clients.refusals import certificate_error, proxy_asks, unsent
+from poller.clients.wire import Wire, certificate_refused, read_body, words_for
+from poller.errors import TransientError, UnknownOutcome
 
 #: A connection idle for longer is closed: ServiceNow closes after 20 s, and a request must not meet that.
 IDLE_SECONDS: Final = 10.0
 _ABORT: Final = struct.pack("ii", 1, 0)
-_UNSAFE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 #: Headers that `exchange` writes, or that are never sent.
 _OURS: Final = frozenset({"Host", "Content-Length", "Transfer-Encoding", "Connection", "Cookie", "Accept-Encoding"})
 _KEEP: Final = re.compile(r"timeout=(\d{1,6})")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """Where a request goes: a pool, and what stands in the request line and the Host header."""
-
-    scheme: str
-    host: str
-    port: int
-    #: Already percent-encoded, with the query if it has one.
-    path: str
-    #: The Host header.
-    authority: str
-
-
-def target_of(url: str) -> Target:
-    """Return where *url* leads; whether it may be spoken to is checked elsewhere."""
-    parts = parse_url(url)
-    scheme, host = parts.scheme or "https", (parts.host or "").strip("[]")
-    port = parts.port or (443 if scheme == "https" else 80)
-    authority = (parts.host or "") + (f":{parts.port}" if parts.port else "")
-    return Target(scheme=scheme, host=host, port=port, path=parts.request_uri, authority=authority)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +70,9 @@ class _Kept:
     usable_until: float = 0.0
     #: Monotonic time at which the call in progress ends; for the answer of a proxy to CONNECT.
     ends: float = 0.0
+    #: A whole answer has come over it: the handshake is over for both sides.
+    answered: bool = False
+    ssl_context: ssl.SSLContext | None
     sock: Any
     timeout: Any
 
@@ -127,9 +109,11 @@ class Transport(HTTPAdapter):
 
         limits: Of requests that come from the session.
 
-        context: Verifies the server; holds our own certificate where there is one.
+        context: Asked for each new connection. Verifies the server; holds our own certificate where there is one.
 
         proxy: ``http://host:port`` or None.
+
+        proxy_authorization: Asked for each new tunnel and each forwarded request; sent to the proxy and nobody else.
 
         user_timeout: Seconds after which the kernel gives up on bytes that nobody confirms; None: the kernel's own
             quarter of an hour. With it, a closed connection is also aborted: nothing may arrive after we gave up.
@@ -139,14 +123,16 @@ class Transport(HTTPAdapter):
         self,
         *,
         connections: int,
-        context: ssl.SSLContext,
+        context: Callable[[], ssl.SSLContext],
         limits: Limits,
         proxy: str | None = None,
+        proxy_authorization: Callable[[], str] | None = None,
         user_timeout: float | None = None,
     ) -> None:
         self._limits = limits
         self._context = context
         self._proxy = proxy
+        self._proxy_authorization = proxy_authorization
         self._options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
         if user_timeout is not None:
             # A request on a dead path was seen to arrive 13 s after the client had been killed; with these never.
@@ -160,7 +146,7 @@ class Transport(HTTPAdapter):
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:  # noqa: ANN401, FBT001, FBT002  requests' own signature
         super().init_poolmanager(
-            connections, maxsize, block=block, ssl_context=self._context, socket_options=self._options, **pool_kwargs
+            connections, maxsize, block=block, ssl_context=self._context(), socket_options=self._options, **pool_kwargs
         )
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
@@ -191,7 +177,10 @@ class Transport(HTTPAdapter):
 
             UnknownOutcome: Anything may have happened.
         """
-        payload = _payload(method, target, head, body, forward=self._proxy is not None and target.scheme == "http")
+        forward = self._proxy is not None and target.scheme == "http"
+        if forward and self._proxy_authorization is not None:
+            head += header_line("Proxy-Authorization", self._proxy_authorization())
+        payload = payload_of(method, target, head, body, forward=forward)
         ends = time.monotonic() + limits.deadline
         pool = self._pool(target)
         connection = self._connection(pool, target, limits, ends)
@@ -201,7 +190,10 @@ class Transport(HTTPAdapter):
                 send_check()
             reply, keep = _converse(connection, method, payload, limits, ends, target.host)
             connection.usable_until = time.monotonic() + keep
+            connection.answered = True
             healthy = keep > 0
+            if forward and reply.status == 407:
+                raise proxy_asks(target.host, self._proxy_name)
             return reply
         finally:
             if not healthy:
@@ -226,7 +218,7 @@ class Transport(HTTPAdapter):
         with self._lock:
             manager = self.poolmanager
             if self._proxy is not None:
-                manager = self.proxy_manager_for(self._proxy, ssl_context=self._context, socket_options=self._options)
+                manager = self.proxy_manager_for(self._proxy, ssl_context=self._context(), socket_options=self._options)
                 manager.pool_classes_by_scheme = _POOLS
             pool = manager.connection_from_host(target.host, target.port, target.scheme)
             self._pools[key] = pool
@@ -248,39 +240,34 @@ class Transport(HTTPAdapter):
             if connection.is_closed:
                 connection.ends = ends
                 connection.timeout = max(0.001, min(limits.connect, ends - time.monotonic()))
-                if self._proxy is not None and target.scheme == "https":
-                    pool._prepare_proxy(connection)  # noqa: SLF001  see above
-                else:
-                    connection.connect()
+                self._connect(connection, target)
         except BaseException as error:
             connection.close()
             pool._put_conn(connection)  # noqa: SLF001  see above
             if isinstance(error, Exception):
-                raise _unsent(target.host, error) from error
+                raise unsent(target.host, error, self._proxy_name) from error
             raise
         return connection
 
+    def _connect(self, connection: _PlainConnection, target: Target) -> None:
+        connection.answered = False
+        if target.scheme == "https":
+            # The pool knows those of its making; their files may have changed.
+            connection.ssl_context = self._context()
+            if self._proxy is not None:
+                connection.set_tunnel(target.host, target.port, headers=self._tunnel_headers(target))
+        connection.connect()
 
-def _payload(method: str, target: Target, head: str, body: bytes | None, *, forward: bool) -> bytes:
-    address = f"{target.scheme}://{target.authority}{target.path}" if forward else target.path
-    length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
-    text = f"{method} {address} HTTP/1.1\r\nHost: {target.authority}\r\n{head}{length}\r\n"
-    # Line ends are taken out for the look at the rest: every header was checked for them when its line was made.
-    if _UNSAFE.search(text.replace("\r\n", "")):
-        raise ValueError("a header holds a character that no header may")
-    return text.encode("latin-1") + (body or b"")
+    def _tunnel_headers(self, target: Target) -> dict[str, str]:
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        headers = {"Host": f"{host}:{target.port}"}
+        if self._proxy_authorization is not None:
+            headers["Proxy-Authorization"] = self._proxy_authorization()
+        return headers
 
-
-def header_line(name: str, value: str) -> str:
-    """
-    Return one header as a line.
-
-    Raises:
-        ValueError: *value* would end the line, or cannot be sent.
-    """
-    if _UNSAFE.search(value) or _UNSAFE.search(name) or ":" in name:
-        raise ValueError(f"the value of header {name!r} holds a character that no header may")
-    return f"{name}: {value}\r\n"
+    @property
+    def _proxy_name(self) -> str:
+        return (self._proxy or "").removeprefix("http://")
 
 
 def _converse(
@@ -306,6 +293,9 @@ def _converse(
         keep = 0.0 if response.will_close else _keep(response.headers)
         return Reply(status=response.status, headers=response.headers, body=body), keep
     except Exception as error:
+        if not connection.answered and certificate_refused(error):
+            # TLS 1.3 tells it only now; what was sent before is thrown away unread.
+            raise certificate_error(host) from error
         raise UnknownOutcome(f"{host}: {words_for(error)} after the request was sent") from error
 
 
@@ -314,10 +304,3 @@ def _keep(headers: http.client.HTTPMessage) -> float:
         # A second less than the server says, for the way there.
         return min(IDLE_SECONDS, max(0.0, float(found[1]) - 1.0))
     return IDLE_SECONDS
-
-
-def _unsent(host: str, error: Exception) -> TransientError | BlockedError:
-    words = words_for(error)
-    if "Tunnel connection failed: 407" in str(error):
-        return BlockedError(f"{host}: the proxy asks for credentials (407)")
-    return TransientError(f"{host}: no connection: {words}", remote=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -18,6 +19,12 @@ from urllib3.exceptions import NameResolutionError
 
 #: What one read takes at most; a usual answer arrives in one.
 _PIECE: Final = 65536
+#: Without the proxy's own words.
+_TUNNEL: Final = re.compile(r"Tunnel connection failed: \d{3}")
+#: A server says these while it looks at our certificate, or misses it: before it has read any request.
+_CERTIFICATE_ALERT: Final = re.compile(
+    r"ALERT_(BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_\w+|NO_CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)$"
+)
 
 
 class Wire(io.RawIOBase):
@@ -92,6 +99,16 @@ class _Gunzip:
         return out
 
 
+def certificate_refused(error: BaseException) -> bool:
+    """Return whether the server ended the handshake over our certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) and _CERTIFICATE_ALERT.search(cause.reason or ""):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def words_for(error: BaseException) -> str:
     """Say in a few words what went wrong, from types and errno alone: foreign texts may hold addresses and secrets."""
     cause: BaseException | None = error
@@ -116,8 +133,8 @@ def _known(error: BaseException) -> str | None:
             return "connection closed without an answer"
         case http.client.IncompleteRead() | EOFError():
             return "the answer was cut"
-        case OSError() if str(error).startswith("Tunnel connection failed"):
-            return str(error)[:60]
+        case OSError() if found := _TUNNEL.match(str(error)):
+            return found[0]
         case OSError() if error.strerror:
             return error.strerror.lower()
         case ValueError() if str(error).startswith("the answer is"):

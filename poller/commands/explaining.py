@@ -23,11 +23,13 @@ _MEANING = {
     State.DELIVERED: "done",
     State.SKIPPED: "nothing is owed",
 }
+#: How a field came about; a note is one line for each, ``caller_id: exact``.
 _NOTES = {
-    "exact": "caller found",
-    "folded": "caller found in other spelling",
-    "omitted": "caller unknown, left out",
-    "default": "caller unknown, the default in its place",
+    "exact": "found",
+    "folded": "found in other spelling",
+    "omitted": "unknown, left out",
+    "default": "unknown, the default in its place",
+    "mapped": "mapped",
     "malformed": "could not be read",
 }
 
@@ -76,13 +78,15 @@ def _lines(found: Life, now: datetime) -> Iterator[str]:
     for each in found.deliveries:
         yield from _delivery(each, now)
     for act in found.acts:
-        yield f"operator {act.who}: {act.act} at {timestamp(act.at)}: {act.reason or 'no reason given'}"
+        what = f"{act.act} of the route" if act.whole_route else act.act
+        yield f"operator {act.who}: {what} at {timestamp(act.at)}: {act.reason or 'no reason given'}"
 
 
 def _delivery(each: DeliveryLine, now: datetime) -> Iterator[str]:
     yield f"{each.operation}, version {each.version}: {each.state}, {_MEANING.get(State(each.state), '')}"
-    if each.note:
-        yield f"  look-up         {_NOTES.get(each.note, each.note)}"
+    for note in each.note.splitlines() if each.note else ():
+        field, colon, how = note.rpartition(": ")
+        yield f"  look-up         {field}{colon}{_NOTES.get(how, how)}"
     if each.guard:
         yield f"  guard           {each.guard}, our sys_id {'sent along' if each.with_sys_id else 'not sent'}"
     for attempt in each.tried:

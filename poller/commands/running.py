@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -17,6 +18,7 @@ from poller.commands.progress import Progress
 from poller.commands.showing import say, warn
 from poller.errors import DatabaseUnusable
 from poller.settings import Settings, warnings
+from poller.signals import Signals
 
 log = logs.get_logger()
 
@@ -108,17 +110,21 @@ def _stop_on_signal(stopping: threading.Event) -> list[str]:
     """Let SIGTERM and SIGINT end the work in order; return the list that the signal's name will be in."""
     stopped: list[str] = []
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if stopped:
-            _leave(number)
-        stopped.append(signal.Signals(number).name)
-        stopping.set()
-        timer = threading.Timer(DRAIN, _leave, [number])
-        timer.daemon = True
-        timer.start()
+    signals = Signals((signal.SIGTERM, signal.SIGINT))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    def watch() -> None:
+        ends = float("inf")
+        while True:
+            for number in signals.wait(0.5):
+                if stopped:
+                    _leave(number)
+                stopped.append(signal.Signals(number).name)
+                stopping.set()
+                ends = time.monotonic() + DRAIN
+            if time.monotonic() > ends:
+                _leave(signal.Signals[stopped[0]])
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
     return stopped
 
 

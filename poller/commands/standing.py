@@ -30,6 +30,7 @@ REMEDIES = {
     "flood": "nothing, or raise max_new_per_hour: the rest goes on as the hour allows",
     "lookup_blind": "let the integration user read the incidents it creates, and their correlation_id" + _BY_HAND,
     "correlation_altered": "stop the business rule that changes correlation_id on the instance" + _BY_HAND,
+    "database_lost": "it ends by itself; on an unfinished baseline decide as docs/operations.md says" + _BY_HAND,
     "collision": "give each installation a correlation_prefix of its own" + _BY_HAND,
 }
 _OTHERWISE = "see the error"

@@ -14,17 +14,14 @@ import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError, LexerError, ParseError
 from jmespath.functions import Functions
 
+from poller.formats.interface import ExpressionFault
 from poller.formats.texts import to_text
 
 #: Longest expression.
 MAX_EXPRESSION = 4_000
 
 
-class ExpressionFault(ValueError):
-    """An expression does not fit a value. ``str`` is one line without the value's text."""
-
-
-class Expression:
+class JmesPath:
     """One expression; made by `compile_expression`."""
 
     def __init__(self, text: str) -> None:
@@ -35,8 +32,13 @@ class Expression:
         # Most are dotted names, and a search costs twenty times a look-up.
         self._names = _names(tree)
 
+    @property
+    def column(self) -> str | None:
+        """The one column of a table that it needs; None where that cannot be said."""
+        return self._names[0] if self._names else None
+
     def __repr__(self) -> str:
-        return f"Expression({self.text!r})"
+        return f"JmesPath({self.text!r})"
 
     def find(self, document: object) -> Any:  # noqa: ANN401  any JSON value
         """
@@ -67,7 +69,7 @@ class Expression:
 
 
 @lru_cache(maxsize=1024)
-def compile_expression(text: str) -> Expression:
+def compile_expression(text: str) -> JmesPath:
     """
     Compile *text*.
 
@@ -79,7 +81,7 @@ def compile_expression(text: str) -> Expression:
     if len(text) > MAX_EXPRESSION:
         raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
     try:
-        return Expression(text)
+        return JmesPath(text)
     except LexerError as error:
         raise ValueError(f"bad expression: {error.message.lower()} at column {error.lexer_position + 1}") from None
     except ParseError as error:

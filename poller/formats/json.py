@@ -6,48 +6,19 @@ The caller bounds the size. Numbers with a fraction keep their writing (`poller.
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
+from dataclasses import dataclass
 
-from poller.formats.texts import Real, storable
+from poller.formats.decoding import FormatFault, decode
+from poller.formats.expressions import JmesPath, compile_expression
+from poller.formats.interface import Expression
+from poller.formats.texts import Real, storable, to_text
 
 #: Deepest nesting of lists and objects.
 MAX_DEPTH = 100
 #: Longest integer that is a number; a longer one stays text. Python itself refuses to read 4,300 digits.
 MAX_DIGITS = 1_000
-
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-# No charsets of documents: escapes of other languages, and slow beyond measure on a large body.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"})
-
-
-class FormatFault(ValueError):
-    """A document that cannot be read. ``str`` is one line without the document's text."""
-
-
-def decode(body: bytes, encoding: str | None) -> str:
-    """
-    Return *body* as text. A byte order mark counts more than *encoding*, which counts more than UTF-8.
-
-    Raises:
-        FormatFault: The encoding is unknown, or the bytes are not in it.
-    """
-    name = next((marked for mark, marked in _MARKS if body.startswith(mark)), encoding or "utf-8")
-    try:
-        if codecs.lookup(name).name.replace("_", "-") in _NO_CHARSETS:
-            raise LookupError
-        return body.decode(name)
-    except LookupError:
-        raise FormatFault("it states an encoding that is not known") from None
-    except UnicodeError:
-        raise FormatFault(f"it is not {codecs.lookup(name).name} text, as it states or as JSON is") from None
 
 
 def parse_json(body: bytes, encoding: str | None = None) -> object:
@@ -84,7 +55,7 @@ def parse_json(body: bytes, encoding: str | None = None) -> object:
 def json_text(value: object, *, limit: int) -> str:
     """Return *value* as JSON for a person to read, cut to *limit* characters, fit to be stored."""
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=to_text)
     except (TypeError, ValueError, RecursionError):
         text = repr(type(value))
     return storable(text[:limit])
@@ -125,3 +96,40 @@ def _shallow(value: object) -> None:
             return
         level = below
     raise FormatFault(f"it is nested deeper than {MAX_DEPTH}")
+
+
+@dataclass(frozen=True)
+class JsonDocument:
+    """One JSON document."""
+
+    value: object
+    root: str | None = None
+    names: frozenset[str] | None = None
+
+    def rows(self, expression: Expression | None = None) -> list[object]:
+        rows = self.value if expression is None else expression.find(self.value)
+        if not isinstance(rows, list):
+            named = "the document" if expression is None else f'"{expression.text}"'
+            raise FormatFault(f"{named} is no list of records")
+        return rows
+
+
+class JsonFormat:
+    """JSON, and JMESPath into it. SQL rows and the rows of CSV are read by the same expressions."""
+
+    name = "json"
+    accept = "application/json"
+    #: Whether an answer has anything besides its records, for paging to look into.
+    whole = True
+
+    def compile(self, text: str) -> JmesPath:
+        return compile_expression(text)
+
+    def read(self, body: bytes, encoding: str | None = None) -> JsonDocument:
+        return JsonDocument(parse_json(body, encoding))
+
+    def raw(self, row: object, limit: int) -> str:
+        return json_text(row, limit=limit)
+
+    def comparable(self, rows: list[object]) -> list[object]:
+        return rows

@@ -61,6 +61,18 @@ EVENTS: dict[str, EventSpec] = {
         "The settings hold something that should not stay so, such as a secret that others can read.",
         "See `problem`.",
     ),
+    "certificate_reloaded": EventSpec(
+        "info",
+        "files",
+        "The files under `tls` have changed; new connections use what is in them now.",
+        _NOTHING,
+    ),
+    "certificate_refused": EventSpec(
+        "warning",
+        "error",
+        "The files under `tls` have changed and cannot be used as they are; what was loaded before stays in use.",
+        "If it is not followed by `certificate_reloaded`: put the file named right. A restart would fail.",
+    ),
     "sandbox_started": EventSpec(
         "info", "url, helpdesk", "The stand-in ServiceNow and help desk listen.", "Nothing; not for production."
     ),
@@ -89,6 +101,18 @@ EVENTS: dict[str, EventSpec] = {
         "route, value",
         "A record lies in the future by the source's own clock. It is taken, but the checkpoint does not follow it.",
         "Look at the record, or at the source's clock.",
+    ),
+    "file_failed": EventSpec(
+        "error",
+        "file, folder, error",
+        "A file of a source `directory` cannot be read. It is moved to `folder`; the other files go on.",
+        "See `error`; mend the file, or the settings, and put it back.",
+    ),
+    "file_skipped": EventSpec(
+        "warning",
+        "file, folder",
+        "Something in the folder of a source `directory` is no plain file, such as a link or a pipe; it is left alone.",
+        "Take it away, or put a plain file in its place.",
     ),
     # Records.
     "record_received": EventSpec("debug", "route, key", "A record was seen for the first time and is stored.", _STEP),
@@ -152,6 +176,18 @@ EVENTS: dict[str, EventSpec] = {
         "route, key, correlation_id, number, field, kind",
         "A field came back otherwise than it was sent (`cut`, `changed`, `missing`). Told once for each field.",
         "Look at the instance's business rules, or make the template shorter.",
+    ),
+    "text_cut": EventSpec(
+        "warning",
+        "route, key, field, reason",
+        "A text was longer than its column and was cut, with a mark; `reason` says where the whole is. Told once for each field.",
+        "Make the template shorter, or the column longer.",
+    ),
+    "column_hidden": EventSpec(
+        "warning",
+        "table, column",
+        "The integration user may not read a column, so what hangs on it is left out. Told once for each table.",
+        'Let it read the column, or take `inactive = "unknown"` out of the settings.',
     ),
     # Routes and remotes.
     "route_blocked": EventSpec(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -26,7 +27,7 @@ _MIN_SECRET = 4
 #: Tokens that came and went; old ones have expired.
 _MAX_PASSING = 100
 
-_KEY = re.compile(r"token|secret|passw|authorization|api_?key|credential|cookie|private_?key", re.IGNORECASE)
+_KEY = re.compile(r"token|secret|passw|passphrase|authorization|api_?key|credential|cookie|private_?key", re.IGNORECASE)
 #: ``password=…``, ``"client_secret": "…"``, ``Authorization: Bearer …`` in texts that others wrote.
 _IN_TEXT = re.compile(
     r"""((?:token|secret|passw(?:or)?d|api_?key|authorization|cookie)["']?\s*=\s*["']?|"""
@@ -46,6 +47,8 @@ class _Known:
         self.passing: OrderedDict[str, None] = OrderedDict()
         self.pattern: re.Pattern[str] | None = None
         self.longest = 0
+        #: Several threads may learn a secret at one time.
+        self.lock = threading.Lock()
 
     def compile(self) -> None:
         forms = {form for secret in (*self.lasting, *self.passing) for form in _forms(secret)}
@@ -59,18 +62,20 @@ _known = _Known()
 
 def set_secrets(secrets: Iterable[str]) -> None:
     """Hide these from now on, instead of those named before."""
-    _known.lasting = tuple(secrets)
-    _known.compile()
+    with _known.lock:
+        _known.lasting = tuple(secrets)
+        _known.compile()
 
 
 def hide(secret: str) -> None:
     """Hide one more, such as an access token that was just handed out."""
-    if secret in _known.passing:
+    if secret in _known.passing or secret in _known.lasting:
         return
-    _known.passing[secret] = None
-    while len(_known.passing) > _MAX_PASSING:
-        _known.passing.popitem(last=False)
-    _known.compile()
+    with _known.lock:
+        _known.passing[secret] = None
+        while len(_known.passing) > _MAX_PASSING:
+            _known.passing.popitem(last=False)
+        _known.compile()
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -107,6 +112,11 @@ def redact(text: str) -> str:
     """Return *text* without any secret that is known, and without what looks like one."""
     text = _without_known(text)
     return _IN_TEXT.sub(rf"\1{MASK}", text)
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a secret that is known stands in *text*, in any of the forms that it may take."""
+    return _without_known(text) != text
 
 
 def _without_known(text: str) -> str:

@@ -3,13 +3,13 @@
 import argparse
 import json
 import signal
+import socket
 import ssl
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from poller.sandbox import control, dice, faults, helpdesk
+from poller.sandbox import control, dice, door, faults, helpdesk, proxy, setups
 from poller.sandbox.options import Options, Switches, seconds
 from poller.sandbox.sandbox import Sandbox
 from poller.sandbox.store import StateError
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m poller.sandbox",
         description="A stand-in ServiceNow and a stand-in help desk. Prints one JSON line with their addresses, then serves.",
-        epilog=f"Faults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}",
+        epilog=f"Set-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -93,7 +93,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--client-secret", default="sandbox-secret", help="(%(default)s)")
     add("--username", default="svc.poller", help="the integration user (%(default)s)")
     add("--password", default="sandbox-password", help="its password, for Basic and the password grant (%(default)s)")
-    add("--api-key", default="sandbox-key", help="for the header x-sn-apikey (%(default)s)")
+    add(
+        "--api-key",
+        default="sandbox-key",
+        help="for the header x-sn-apikey, the help desk's Bearer and x-api-key (%(default)s)",
+    )
+    add("--jwt-key", metavar="PEM", help="RSA public key: the JWT bearer grant takes what is signed for it (RS256)")
+    add("--client-ca", metavar="PEM", help="client certificates of this authority act as the integration user")
+    add("--client-certificate", choices=("optional", "required"), default="optional", help="(%(default)s)")
+    add("--helpdesk-tls", action="store_true", help="the help desk speaks TLS too, with the same files")
+    add(
+        "--helpdesk-auth",
+        choices=("none", "basic", "bearer", "header", "token", "certificate"),
+        default="none",
+        help="what the help desk demands; token: of its POST /oauth/token; header: x-api-key (%(default)s)",
+    )
+    add("--proxy-port", type=port, metavar="PORT", help="also be a forward proxy; 0: on a free port; default: none")
+    add("--proxy-username", default="", help="the proxy demands this name; default: it demands nothing")
+    add("--proxy-password", default="sandbox-proxy", help="(%(default)s)")
     add("--sys-id", choices=("honoured", "ignored", "refused"), default="honoured", help="a client's own sys_id")
     add("--invalid-query", choices=("drops", "no-rows"), default="drops", help="what invalid parts of a query do")
     add("--idle", type=_duration, default=20.0, metavar="20s", help="idle keep-alive connections are closed after this")
@@ -104,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="calls at one time before a bare 429; 0: no limit (%(default)s)",
     )
+    add("--setup", choices=tuple(setups.SETUPS), default="", metavar="NAME", help="one of the set-ups below")
     add("--fault", type=_chance, action="append", default=[], metavar="NAME=PROB", help="may be given several times")
     return parser
 
@@ -114,12 +132,17 @@ def options_from(argv: Sequence[str] | None = None) -> Options:
     given = vars(parser.parse_args(argv))
     if bool(given["certificate"]) != bool(given["key"]):
         parser.error("--certificate and --key go together")
+    if (given["client_ca"] or given["helpdesk_tls"]) and not given["certificate"]:
+        parser.error("--client-ca and --helpdesk-tls need --certificate and --key")
     chances = dict(given.pop("fault"))
     if sum(chances.values()) > 1:
         parser.error("--fault: the probabilities add up to more than 1")
     given["insert_delay"] = given.pop("max_execution")
     of_switches = {name: given.pop(name) for name in list(given) if hasattr(Switches, name) or name == "late"}
-    return Options(**given, faults=chances, switches=Switches(**of_switches))
+    options = Options(**given, faults=chances, switches=Switches(**of_switches))
+    if options.setup:
+        setups.apply(options.setup, options)
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_from(argv)
     try:
         sandbox = Sandbox(options)
-    except (ssl.SSLError, OSError, StateError) as error:
+    except (ssl.SSLError, OSError, StateError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         where = (
             f" (host {options.host}, ports {options.port} and {options.helpdesk_port})"
@@ -136,9 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stderr.write(f"python -m poller.sandbox: cannot start: {reason}{where}\n")
         return 1
-    ended = threading.Event()
+    # A handler may take no lock, as an Event does: it could run while the main thread holds it.
+    ended, rung = socket.socketpair()
+    rung.setblocking(False)
+    signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.set())
+        signal.signal(number, lambda _number, _frame: None)
     sandbox.start()
     addresses = {
         "servicenow": sandbox.servicenow_url,
@@ -146,8 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "client_id": options.client_id,
         "client_secret": options.client_secret,
     }
+    if sandbox.proxy_url:
+        addresses["proxy"] = sandbox.proxy_url
     sys.stdout.write(json.dumps(addresses) + "\n")
     sys.stdout.flush()
-    ended.wait()
+    ended.recv(1)
     sandbox.stop()
     return 0

@@ -6,6 +6,7 @@ GET /sandbox/ledger[?after=N]      ``{"entries": [...]}``, oldest first, numbere
 GET /sandbox/incidents             ``{"incidents": [...]}``, flat strings, hidden ones too
 GET /sandbox/counts                calls by kind, total, most_at_once; DELETE starts them anew
 GET /sandbox/users, POST           all users; POST adds one object or a list of them
+POST /sandbox/rows                 ``{"table", "rows": [...]}``, rows of any table, such as ``sys_user_group``
 POST /sandbox/incidents            adds rows as they are, doubles included; object or list
 GET /sandbox/faults, POST          probabilities by name; POST replaces them all
 POST /sandbox/next                 ``{"fault", "method", "path", "contains", "count"}`` for the next calls
@@ -22,7 +23,7 @@ from poller.sandbox.dice import Dice, Ordered
 from poller.sandbox.ledger import Ledger
 from poller.sandbox.oauth import Gate
 from poller.sandbox.options import Json, Switches
-from poller.sandbox.people import user_row
+from poller.sandbox.people import named_row, user_row
 from poller.sandbox.reading import parameters
 from poller.sandbox.store import Fields, Store, new_sys_id
 from poller.sandbox.tables import PRIORITY, TABLES
@@ -107,6 +108,7 @@ class Control:
             ("POST", "/sandbox/incidents"): self._add_incidents,
             ("GET", "/sandbox/users"): lambda _request: {"users": self._rows("sys_user")},
             ("POST", "/sandbox/users"): self._add_users,
+            ("POST", "/sandbox/rows"): self._add_rows,
             ("GET", "/sandbox/counts"): lambda _request: ledger.counts(),
             ("DELETE", "/sandbox/counts"): self._forget_counts,
             ("GET", "/sandbox/faults"): lambda _request: dice.chances,
@@ -157,6 +159,17 @@ class Control:
         for row in rows:
             self._store.replace("sys_user", row)
         return {"added": [{"sys_id": row["sys_id"], "user_name": row["user_name"]} for row in rows]}
+
+    def _add_rows(self, request: Request) -> Json:
+        given = one(request)
+        table, rows = str(given.get("table")), given.get("rows")
+        if table not in TABLES or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            message = f"expected table, one of {', '.join(sorted(TABLES))}, and rows, a list of objects"
+            raise ValueError(message)
+        made = [named_row(table, {"sys_id": new_sys_id(), **row}, self._clock.stamp()) for row in rows]
+        for row in made:
+            self._store.replace(table, row)
+        return {"added": [{"sys_id": row["sys_id"]} for row in made]}
 
     def _set_faults(self, request: Request) -> Json:
         self._dice.replace(one(request))

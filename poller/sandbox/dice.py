@@ -36,6 +36,7 @@ class Ordered:
     path: str = ""  # beginning of the path
     contains: str = ""  # somewhere in the target or the body; a fault by content cannot be a HEAD fault
     count: int = 1
+    skip: int = 0  # so many matching calls go well first
 
 
 class Dice:
@@ -77,6 +78,9 @@ class Dice:
                     and request.path.startswith(one.path)
                     and (one.contains in request.target or one.contains.encode() in request.body)
                 ):
+                    if one.skip > 0:
+                        one.skip -= 1
+                        continue
                     one.count -= 1
                     self._ordered = [left for left in self._ordered if left.count > 0]
                     return one.fault

@@ -4,40 +4,43 @@ The stand-in help desk: an external system with tickets, paged in every usual wa
 ===================================================  =======================================================
 GET /api/tickets[?page=&per_page=]                   all, or one page by number (from 1)
 GET /api/tickets/link?per_page=[&page=]              RFC 8288 ``Link`` with first, prev, next, last
+GET /api/tickets/next?per_page=[&page=]              with ``next``, the address of the next page
 GET /api/tickets/offset?offset=&limit=               with ``total``
 GET /api/tickets/cursor?[cursor=]&limit=             with ``next_cursor`` and ``has_more``
-GET /api/tickets/{id}                                one
+POST /api/tickets/search                             a list by a JSON body: ``since``, ``limit`` and a place
+GET /api/tickets/{id}[?format=xml]                   one
+GET /api/users/{id}[?format=xml]                     an author: ``id``, ``login``
 POST /api/tickets/{id}/links                         records a reply; 201
 ===================================================  =======================================================
 
-Every list takes ``since=2026-01-02T03:04:05Z`` (``updated_at`` at or after it) and answers with an ``ETag``.
-Control, not authenticated: ``/sandbox/tickets`` (GET, POST a ticket, a list or ``{"count", "users"}``, DELETE
+Every list takes ``since=2026-01-02T03:04:05Z`` (``updated_at`` at or after it) and answers with an ``ETag``;
+what else it takes, formats and charsets among it, is told in `desk_lists`.
+Control, not authenticated: ``/sandbox/tickets`` (GET, POST a ticket, a list or ``{"count", "users", "ticket"}``, DELETE
 ``[?id=]``), ``/sandbox/links``, ``/sandbox/calls`` (GET, DELETE), ``/sandbox/faults``, ``/sandbox/next``,
 ``/sandbox/reset``.
 """
 
-import base64
 import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import quote, urlencode
 
 from poller.sandbox.control import Answer, many, one, routed
+from poller.sandbox.desk_lists import Lists
 from poller.sandbox.dice import Dice, Ordered
 from poller.sandbox.faults import Spoiler, html
 from poller.sandbox.ledger import moment
 from poller.sandbox.options import Json, Switches
 from poller.sandbox.reading import parameters
+from poller.sandbox.renderings import one_as_xml
 from poller.sandbox.store import Fields
 from poller.sandbox.tickets import Tickets
 from poller.sandbox.wire import Manner, Request, Response
 
 _JSON = "application/json"
 _TICKET = re.compile(r"/api/tickets/(\d{1,15})(/links)?", re.ASCII)
-_LARGEST_PAGE = 10_000
+_USER = re.compile(r"/api/users/(\d{1,15})", re.ASCII)
 _DESK = frozenset({"list", "reply"})
 
 
@@ -98,6 +101,7 @@ class HelpDesk:
 
     def __init__(self, *, tickets: Tickets, switches: Switches, dice: Dice, users: tuple[str, ...] = ()) -> None:
         self._tickets = tickets
+        self._lists = Lists(tickets)
         self._switches = switches
         self._dice = dice
         self._users = users
@@ -163,72 +167,36 @@ class HelpDesk:
         path = request.path.rstrip("/")
         if found := _TICKET.fullmatch(path):
             return self._single(int(found[1]), request, reply=bool(found[2]))
-        paging = {"/api/tickets": self._paged, "/api/tickets/link": self._linked}
-        paging |= {"/api/tickets/offset": self._by_offset, "/api/tickets/cursor": self._by_cursor}
-        if path not in paging or request.method not in {"GET", "HEAD"}:
-            return _status(404, "not found")(Response(200), self._switches)
-        etag = f'"{self._tickets.version:x}"'
-        if request.headers.get("if-none-match") == etag:
-            return Response(304, headers=[("ETag", etag)])
+        if (found := _USER.fullmatch(path)) and request.method == "GET":
+            author = self._tickets.author(int(found[1]))
+            return (
+                self._shown(author, "user", request)
+                if author
+                else _status(404, "no such user")(Response(200), self._switches)
+            )
         try:
-            response = paging[path](request, parameters(request.query))
+            response = self._lists.answer(request)
         except ValueError as error:
             return _status(400, str(error))(Response(200), self._switches)
-        response.headers.append(("ETag", etag))
-        return response
+        return response or _status(404, "not found")(Response(200), self._switches)
+
+    def _shown(self, content: Fields, root: str, request: Request) -> Response:
+        if parameters(request.query).get("format") == "xml":
+            return Response(200, one_as_xml(content, root), "application/xml")
+        return Response(200, json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"), _JSON)
 
     def _single(self, number: int, request: Request, *, reply: bool) -> Response:
         ticket = self._tickets.get(number)
         if ticket is None:
             return _status(404, "no such ticket")(Response(200), self._switches)
         if not reply:
-            return Response(200, json.dumps(ticket, ensure_ascii=False).encode("utf-8", "backslashreplace"), _JSON)
+            return self._shown(ticket, "ticket", request)
         try:
             content = json.loads(request.body or b"{}")
         except ValueError:
             content = {"text": request.body.decode("utf-8", "replace")}
         link = self._tickets.link(number, content, request.headers)
         return Response(201, json.dumps(link).encode(), _JSON)
-
-    def _list(self, numbers: list[int], **more: Json) -> Response:
-        tail = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in more.items())
-        return Response(200, b'{"tickets":[' + self._tickets.encoded(numbers) + b"]" + tail.encode() + b"}", _JSON)
-
-    def _paged(self, _request: Request, given: dict[str, str]) -> Response:
-        numbers = self._tickets.numbers(given.get("since", ""))
-        if "page" not in given and "per_page" not in given:
-            return self._list(numbers)
-        size, page = _size(given, "per_page"), _whole(given, "page", 1)
-        return self._list(numbers[(page - 1) * size : page * size], page=page, per_page=size, total=len(numbers))
-
-    def _linked(self, request: Request, given: dict[str, str]) -> Response:
-        numbers = self._tickets.numbers(given.get("since", ""))
-        size, page = _size(given, "per_page"), _whole(given, "page", 1)
-        last = max(1, -(-len(numbers) // size))
-        base = f"http://{request.headers.get('host', 'localhost')}{request.path}"
-
-        def links() -> Iterator[str]:
-            for name, target in (("first", 1), ("prev", page - 1), ("next", page + 1), ("last", last)):
-                if 1 <= target <= last:
-                    query = urlencode({**given, "page": target, "per_page": size}, quote_via=quote)
-                    yield f'<{base}?{query}>; rel="{name}"'
-
-        response = self._list(numbers[(page - 1) * size : page * size])
-        response.headers.append(("Link", ", ".join(links())))
-        return response
-
-    def _by_offset(self, _request: Request, given: dict[str, str]) -> Response:
-        numbers = self._tickets.numbers(given.get("since", ""))
-        offset, limit = _whole(given, "offset", 0), _size(given, "limit")
-        return self._list(numbers[offset : offset + limit], total=len(numbers), offset=offset, limit=limit)
-
-    def _by_cursor(self, _request: Request, given: dict[str, str]) -> Response:
-        numbers = self._tickets.numbers(given.get("since", ""))
-        limit, after = _size(given, "limit"), _opened(given.get("cursor", ""))
-        left = [number for number in numbers if number > after]
-        page = left[:limit]
-        more = len(left) > limit
-        return self._list(page, next_cursor=_closed(page[-1]) if more else None, has_more=more)
 
     # Control.
 
@@ -239,7 +207,7 @@ class HelpDesk:
                 users = [str(user) for user in given.get("users", ())] or list(self._users)
                 for position in range(int(given["count"])):
                     requester = {"requester": {"login": users[position % len(users)]}} if users else {}
-                    added.append(self._tickets.grow(**requester)["id"])
+                    added.append(self._tickets.grow(**requester, **given.get("ticket", {}))["id"])
             else:
                 added.append(self._tickets.keep(given)["id"])
         return {"added": added}
@@ -266,31 +234,3 @@ class HelpDesk:
     def _reset(self, _request: Request) -> Json:
         self._dice.forget()
         return {}
-
-
-def _whole(given: dict[str, str], name: str, default: int) -> int:
-    text = given.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit()) or int(text) < (1 if name == "page" else 0):
-        message = f"{name}: not a whole number: {text!r}"
-        raise ValueError(message)
-    return int(text)
-
-
-def _size(given: dict[str, str], name: str) -> int:
-    return min(_LARGEST_PAGE, max(1, _whole(given, name, 100)))
-
-
-def _closed(number: int) -> str:
-    return base64.urlsafe_b64encode(f"after:{number}".encode()).decode().rstrip("=")
-
-
-def _opened(cursor: str) -> int:
-    if not cursor:
-        return 0
-    try:
-        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().removeprefix("after:"))
-    except ValueError as error:
-        message = f"cursor: not one of ours: {cursor!r}"
-        raise ValueError(message) from error

@@ -1,5 +1,5 @@
 """
-The token endpoint and the check of credentials.
+The token endpoint and the check of credentials: tokens, Basic, API key, client certificate.
 
 Asking again while a token lives returns the living one; what that does to its life differs between sources, so
 it is a switch. A wrong secret, a wrong password, a dead refresh token all get the same opaque 401, with
@@ -13,8 +13,10 @@ import secrets
 import threading
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote_plus
 
+from poller.sandbox.assertion import Judge, Refused
 from poller.sandbox.faults import error
 from poller.sandbox.options import Json, Options, Switches
 from poller.sandbox.store import Store
@@ -43,16 +45,26 @@ def _oauth_error(status: int, code: str, description: str) -> Response:
     return Response(status, json.dumps({"error": code, "error_description": description}).encode())
 
 
-class Gate:
-    """Issues tokens and tells who is calling."""
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-    def __init__(self, options: Options, switches: Switches, store: Store) -> None:
+
+class Gate:
+    """
+    Issues tokens and tells who is calling.
+
+    Args:
+        kind: Under which name its tokens are kept; those of one gate open no other.
+    """
+
+    def __init__(self, options: Options, switches: Switches, store: Store, kind: str = "token") -> None:
+        self._kind = kind
+        self._judge = _judge(options)
         self._options = options
         self._switches = switches
         self._store = store
         self._lock = threading.Lock()
         self._tokens: dict[str, Token] = {}
-        store.reads("token", self._read)
+        store.reads(kind, self._read)
 
     def _read(self, value: Json) -> None:
         token = Token(**value)
@@ -60,7 +72,7 @@ class Gate:
 
     def _keep(self, token: Token) -> None:
         self._tokens[token.access] = token
-        self._store.write("token", asdict(token))
+        self._store.write(self._kind, asdict(token))
 
     def issue(self, request: Request) -> Response:
         """Answer ``POST /oauth_token.do``."""
@@ -98,7 +110,16 @@ class Gate:
             return self._answer(self._token(options.username, grant))
         if grant == "refresh_token":
             return self._refreshed(form.get("refresh_token", ""))
+        if grant == JWT_BEARER and self._judge is not None:
+            return self._asserted(form.get("assertion", ""), self._judge)
         return _oauth_error(400, "unsupported_grant_type", grant)
+
+    def _asserted(self, assertion: str, judge: Judge) -> Response:
+        try:
+            subject = judge.subject(assertion, time.time() + self._switches.clock_skew)
+        except Refused:
+            return _denied()
+        return self._answer(self._token(subject, JWT_BEARER)) if subject == self._options.username else _denied()
 
     def _token(self, user: str, grant: str) -> Token:
         switches, now = self._switches, time.time()
@@ -182,17 +203,21 @@ class Gate:
     def _alive(self, token: Token) -> bool:
         return not token.revoked and token.expires > time.time()
 
+    def holder(self, request: Request) -> str | None:
+        """Return whose living token *request* carries, None without one."""
+        token = self._tokens.get(bearer(request) or "")
+        return token.user if token is not None and self._alive(token) and not token.guest else None
+
     def user(self, request: Request) -> str | None:
         """Return the user_name that *request* acts as; None when its credentials are no good."""
         options = self._options
-        if (access := bearer(request)) is not None:
-            token = self._tokens.get(access)
-            return token.user if token is not None and self._alive(token) and not token.guest else None
+        if bearer(request) is not None:
+            return self.holder(request)
         if request.headers.get("x-sn-apikey") == options.api_key:
             return options.username
         if (pair := basic_pair(request)) is not None and self._switches.basic:
             return options.username if pair == (options.username, options.password) else None
-        return None
+        return options.username if request.certificate else None
 
     def unauthenticated(self, instance: str) -> Response:
         """Return the 401 of an API call."""
@@ -209,6 +234,12 @@ class Gate:
         ]
         response.close = True
         return response
+
+
+def _judge(options: Options) -> Judge | None:
+    if options.jwt_key is None:
+        return None
+    return Judge(Path(options.jwt_key).read_text("ascii"), client_id=options.client_id)
 
 
 def bearer(request: Request) -> str | None:

@@ -59,8 +59,16 @@ class Switches:
     case_sensitive: bool = False
     drop_fields: list[str] = field(default_factory=list)  # conditions on these columns count as invalid
     hide_incidents: bool = False  # our account may create incidents but sees none; the count stays
-    unreadable_fields: list[str] = field(default_factory=list)  # left out of every row
+    unreadable_fields: list[str] = field(default_factory=list)  # left out of every row; "table.column" of that table
+    unreadable: str = "left-out"  # or empty: such a field comes back as ""
+    hide_tables: list[str] = field(default_factory=list)  # no row of these is seen; the count stays
+    forbid_tables: list[str] = field(default_factory=list)  # reading these is a 403
     total_count: bool = True  # False: no X-Total-Count
+
+    # Rights and zone of the integration user.
+    roles: list[str] = field(default_factory=lambda: ["sn_incident_write"])
+    time_zone: str = "GMT"  # display values are in it
+    literals: str = "utc"  # what a date in a query is read as; or user: in the user's time zone
 
     # Writing.
     sys_id: str = "honoured"  # or ignored, refused
@@ -106,6 +114,8 @@ _CHOICES = {
     "token_reuse": ("same+remaining", "same+extended", "new-each-time"),
     "wording": ("old", "new"),
     "invalid_query": ("drops", "no-rows"),
+    "literals": ("utc", "user"),
+    "unreadable": ("left-out", "empty"),
     "sys_id": ("honoured", "ignored", "refused"),
 }
 
@@ -147,6 +157,15 @@ class Options:
     username: str = "svc.poller"  # the integration user, for Basic and the password grant
     password: str = "sandbox-password"
     api_key: str = "sandbox-key"
+    jwt_key: str | None = None  # PEM file, RSA public key; with it the JWT bearer grant is known
+    client_ca: str | None = None  # PEM file; client certificates of it are asked for, and act as the integration user
+    client_certificate: str = "optional"  # or required: no handshake without one
+    helpdesk_tls: bool = False  # the help desk speaks TLS too, with the same certificate and client CA
+    helpdesk_auth: str = "none"  # or basic, bearer, header, token, certificate; see `door`
+    proxy_port: int | None = None  # a forward proxy on this port; 0: a free one
+    proxy_username: str = ""  # the proxy demands it, with proxy_password; empty: it demands nothing
+    proxy_password: str = "sandbox-proxy"
     idle: float = 20.0  # keep-alive connections close after so many seconds without a request
+    setup: str = ""  # name of a preset, see `setups`; people's incidents are there then
     faults: dict[str, float] = field(default_factory=dict)  # name: probability
     switches: Switches = field(default_factory=Switches)

@@ -9,7 +9,9 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from urllib.parse import parse_qsl, quote, urlencode
+from zoneinfo import ZoneInfo
 
 from poller.sandbox.clock import Clock, stamp
 from poller.sandbox.encoded_query import Condition, Context, Query, Row, compiled, narrowing, parse, sorted_rows
@@ -99,7 +101,7 @@ class Reader:
             return path not in dropped and self.column(table, path) is not None
 
         if "sysparm_query" in ask.parameters:
-            return parse(ask.parameters["sysparm_query"], known)
+            return self._timed(table, parse(ask.parameters["sysparm_query"], known))
         query = Query(sets=[[]])
         for name, value in ask.parameters.items():
             if name.startswith("sysparm_") or name == "access_token":
@@ -108,6 +110,20 @@ class Reader:
                 query.sets[0].append([self._pair(table, name, value)])
             else:
                 query.dropped.append(f"{name}={value}")
+        return query
+
+    def _timed(self, table: str, query: Query) -> Query:
+        """Read the dates in *query* in the user's zone, where the switch literals says so."""
+        if self._switches.literals != "user":
+            return query
+
+        def read(one: Condition) -> Condition:
+            column = self.column(table, one.field)
+            if column is None or column.kind != "glide_date_time":
+                return one
+            return replace(one, value=moved(one.value, "GMT", self._switches.time_zone))
+
+        query.sets = [[[read(one) for one in either] for either in every] for every in query.sets]
         return query
 
     def _pair(self, table: str, name: str, value: str) -> Condition:
@@ -153,7 +169,11 @@ class Reader:
 
     def hidden(self, table: str) -> bool:
         """Tell whether an ACL hides the rows of *table* from us."""
-        return table == "incident" and self._switches.hide_incidents
+        return (table == "incident" and self._switches.hide_incidents) or table in self._switches.hide_tables
+
+    def forbidden(self, table: str) -> bool:
+        """Tell whether we may not read *table* at all."""
+        return table in self._switches.forbid_tables
 
     def _script(self, text: str, identity: str) -> str:
         """Return what a ``javascript:`` value evaluates to; a script that fails gives nothing."""
@@ -186,6 +206,8 @@ class Reader:
         value = self.value(table, row, path)
         if column is None or not value:
             return value
+        if column.kind == "glide_date_time" and self._switches.time_zone != "GMT":
+            return moved(value, self._switches.time_zone, "GMT")
         if column.reference:
             target = (
                 self._store.tables[column.reference].rows.get(value) if column.reference in self._store.tables else None
@@ -202,7 +224,11 @@ class Reader:
         result: Fields = {}
         for name in names:
             column = columns.get(name) or self.column(table, name)
-            if column is None or name in hidden:
+            if column is None:
+                continue
+            if name in hidden or f"{table}.{name}" in hidden:
+                if self._switches.unreadable == "empty":
+                    result[name] = ""
                 continue
             value = row[name] if name in row else self.value(table, row, name)
             if column.kind == "journal_input":
@@ -220,6 +246,15 @@ class Reader:
         if display == "true":
             return {"display_value": self.shown(table, row, name), **link} if link else self.shown(table, row, name)
         return {**link, "value": value} if link else value
+
+
+def moved(moment: str, zone: str, whence: str) -> str:
+    """Return a ``YYYY-MM-DD HH:MM:SS`` of the zone *whence* as one of *zone*; anything else as it is."""
+    try:
+        read = datetime.strptime(moment, "%Y-%m-%d %H:%M:%S").replace(tzinfo=ZoneInfo(whence))
+    except ValueError:
+        return moment
+    return f"{read.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S}"
 
 
 def pagination(url: str, ask: Ask, total: int) -> str:

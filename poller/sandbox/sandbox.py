@@ -8,13 +8,17 @@ from poller.sandbox import faults
 from poller.sandbox.clock import Clock
 from poller.sandbox.control import Control
 from poller.sandbox.dice import Dice
+from poller.sandbox.door import Door
 from poller.sandbox.helpdesk import KINDS, HelpDesk
 from poller.sandbox.instance import Instance
 from poller.sandbox.ledger import Ledger
 from poller.sandbox.oauth import Gate
 from poller.sandbox.options import Options
 from poller.sandbox.people import describe, populate
+from poller.sandbox.proxy import ForwardProxy
 from poller.sandbox.reading import Patience, Reader
+from poller.sandbox.rights import Rights
+from poller.sandbox.setups import people_have_reported
 from poller.sandbox.store import Store
 from poller.sandbox.table_api import TableApi
 from poller.sandbox.tickets import Tickets
@@ -47,6 +51,7 @@ class Sandbox:
             self._patience = Patience()
             self.ledger = Ledger(self._store, self.options.ledger)
             self._gate = Gate(self.options, self.switches, self._store)
+            desk_gate = Gate(self.options, self.switches, self._store, kind="desk token")
             self._tickets = Tickets(self._store, self.options.seed)
             self._writer = Writer(self._store, self.switches, self._clock, self._patience)
             self._fill()
@@ -56,11 +61,17 @@ class Sandbox:
             tls = self._tls()
             self._servicenow = self._server(self._instance, self.options.port, tls)
             undo.callback(self._servicenow.stop)
-            self._helpdesk = self._server(self._desk, self.options.helpdesk_port, None)
+            door = Door(self._desk, desk_gate, self.options)
+            desk_tls = tls if self.options.helpdesk_tls else None
+            self._helpdesk = self._server(door, self.options.helpdesk_port, desk_tls)
+            undo.callback(self._helpdesk.stop)
+            self.proxy = self._forward_proxy()
             undo.pop_all()
         scheme = "https" if tls else "http"
         self.servicenow_url = f"{scheme}://{self._shown_host()}:{self._servicenow.port}"
-        self.helpdesk_url = f"http://{self._shown_host()}:{self._helpdesk.port}"
+        desk_scheme = "https" if desk_tls else "http"
+        self.helpdesk_url = f"{desk_scheme}://{self._shown_host()}:{self._helpdesk.port}"
+        self.proxy_url = "" if self.proxy is None else self.proxy.url
         self._instance.url = self.servicenow_url
 
     def _fill(self) -> None:
@@ -69,6 +80,8 @@ class Sandbox:
         if not self._store.seeded:
             populate(self._store, integration=self.options.username, more=self.options.users, stamp=self._clock.stamp())
             self._tickets.seed(self.options.tickets)
+            if self.options.setup:
+                people_have_reported(self._store, self._clock.stamp())
             self._store.mark_seeded()
 
     def _assembled(self, dice: Dice) -> Instance:
@@ -88,7 +101,7 @@ class Sandbox:
             switches=self.switches,
             clock=self._clock,
             gate=self._gate,
-            api=TableApi(self._store, reader, writer),
+            api=TableApi(self._store, reader, writer, Rights(self._store, self.switches, self.options.username)),
             ledger=self.ledger,
             dice=dice,
             control=control,
@@ -100,7 +113,18 @@ class Sandbox:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.options.certificate, self.options.key)
+        if self.options.client_ca is not None:
+            context.load_verify_locations(self.options.client_ca)
+            required = self.options.client_certificate == "required"
+            context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
         return context
+
+    def _forward_proxy(self) -> ForwardProxy | None:
+        options = self.options
+        if options.proxy_port is None:
+            return None
+        name, password = options.proxy_username, options.proxy_password
+        return ForwardProxy(options.host, options.proxy_port, username=name, password=password)
 
     def _server(self, application: Application, port: int, tls: ssl.SSLContext | None) -> Server:
         return Server(
@@ -115,6 +139,8 @@ class Sandbox:
         """Begin to serve; returns at once."""
         self._servicenow.start()
         self._helpdesk.start()
+        if self.proxy is not None:
+            self.proxy.start()
         if self.options.grow > 0:
             self._desk.grow(self.options.grow)
 
@@ -125,6 +151,8 @@ class Sandbox:
         self._desk.finish()
         self._servicenow.stop()
         self._helpdesk.stop()
+        if self.proxy is not None:
+            self.proxy.stop()
         self._instance.finish()
         self.ledger.close()
         self._store.close()

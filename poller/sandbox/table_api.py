@@ -7,6 +7,7 @@ import re
 from poller.sandbox.faults import error
 from poller.sandbox.options import Json
 from poller.sandbox.reading import Ask, Reader, pagination, parameters
+from poller.sandbox.rights import Rights
 from poller.sandbox.store import Fields, Store
 from poller.sandbox.wire import Request, Response
 from poller.sandbox.writing import Refusal, Writer, body_fields
@@ -31,7 +32,8 @@ def path_of(path: str) -> tuple[str, str, str, str] | None:
 class TableApi:
     """Carries out calls that are authenticated by now."""
 
-    def __init__(self, store: Store, reader: Reader, writer: Writer) -> None:
+    def __init__(self, store: Store, reader: Reader, writer: Writer, rights: Rights) -> None:
+        self._rights = rights
         self._store = store
         self._reader = reader
         self._writer = writer
@@ -57,7 +59,7 @@ class TableApi:
         version, area, table, sys_id = parts
         if table not in self._store.tables:
             return error(400, f"Invalid table {table}", None)
-        if (refused := _unacceptable(request)) is not None:
+        if (refused := _unacceptable(request) or self._rights.refused(table, request.method)) is not None:
             return refused
         ask = Ask(
             parameters=parameters(request.query),
@@ -68,6 +70,8 @@ class TableApi:
             if area == "stats":
                 return self._count(table, ask, entry)
             if request.method in {"GET", "HEAD"}:
+                if self._reader.forbidden(table):
+                    return error(403, "Insufficient rights to query records", None)
                 return (
                     self._one(table, sys_id, ask)
                     if sys_id

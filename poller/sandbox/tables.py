@@ -155,6 +155,34 @@ TABLES: dict[str, Definition] = {
         | {"name": _text(80), "description": _text(1000), "active": _true("true"), "manager": _reference("sys_user")},
         display="name",
     ),
+    "cmdb_ci": Definition(
+        label="Configuration Item",
+        columns=_SYSTEM
+        | {
+            "name": _text(255),
+            "serial_number": _text(255),
+            "asset_tag": _text(),
+            "company": _reference("core_company"),
+            "operational_status": _choice("1", _1="Operational", _2="Non-Operational", _6="Retired"),
+        },
+        display="name",
+        indexed=("name",),
+    ),
+    "core_company": Definition(
+        label="Company",
+        columns=_SYSTEM | {"name": _text(80), "stock_symbol": _text(), "customer": _true("false")},
+        display="name",
+    ),
+    "sys_user_role": Definition(label="Role", columns=_SYSTEM | {"name": _text(100)}, display="name"),
+    "sys_user_has_role": Definition(
+        label="User Role",
+        columns=_SYSTEM | {"user": _reference("sys_user"), "role": _reference("sys_user_role"), "state": _text()},
+    ),
+    "sys_db_object": Definition(
+        label="Table",
+        columns=_SYSTEM | {"name": _text(80), "label": _text(80), "super_class": _reference("sys_db_object")},
+        display="label",
+    ),
     "sys_journal_field": Definition(
         label="Journal Entry",
         columns=_SYSTEM | {"element": _text(80), "element_id": _text(32), "name": _text(80), "value": _text(4000)},
@@ -170,12 +198,23 @@ TABLES: dict[str, Definition] = {
             "internal_type": _text(),
             "max_length": _number(),
             "reference": _text(80),
+            "choice": _number(),
             "mandatory": _true("false"),
             "active": _true("true"),
         },
         display="element",
     ),
 }
+
+# What an incident has of its own; its other columns stand in the dictionary under the table that it extends.
+OWN = {
+    "incident": (
+        "caller_id", "category", "subcategory", "severity", "incident_state", "hold_reason", "notify", "parent_incident",
+        "problem_id", "rfc", "reopen_count", "child_incidents", "resolved_by", "resolved_at", "business_service",
+        "made_sla", "knowledge", "close_code",
+    )
+}  # fmt: skip
+EXTENDS = {"incident": "task"}
 
 # impact, urgency: priority
 PRIORITY = {

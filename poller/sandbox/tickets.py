@@ -94,6 +94,7 @@ class Tickets:
         self._encoded: dict[int, bytes] = {}
         self._random = random.Random(seed)
         self.version = 0  # grows with every change
+        self._authors: dict[str, int] = {}
         self.links: list[Fields] = []
         store.reads("ticket", self._put)
         store.reads("ticket gone", self._drop)
@@ -165,6 +166,17 @@ class Tickets:
     def get(self, number: int) -> Fields | None:
         """Return one ticket."""
         return self._tickets.get(number)
+
+    def author_id(self, login: str) -> int:
+        """Return the number of a requester, the same for the life of this process."""
+        with self._lock:
+            return self._authors.setdefault(login, 5001 + len(self._authors))
+
+    def author(self, number: int) -> Fields | None:
+        """Return the requester of that number."""
+        with self._lock:
+            logins = [login for login, known in self._authors.items() if known == number]
+        return {"id": number, "login": logins[0], "name": logins[0].replace(".", " ").title()} if logins else None
 
     def link(self, number: int, content: Fields, headers: dict[str, str]) -> Fields | None:
         """Record that something was linked to a ticket; None when there is no such ticket."""

@@ -8,6 +8,7 @@ also do what a decent server never does: reset, stall, drip and cut an answer.
 
 import contextlib
 import enum
+import json
 import socket
 import ssl
 import struct
@@ -53,6 +54,8 @@ class Request:
     path: str = ""
     query: str = ""
     identity: str = ""  # user_name of the account the call acts as, once authenticated
+    scheme: str = "http"  # or https
+    certificate: str = ""  # whom the client's certificate names, where it has shown one
 
 
 @dataclass(slots=True)
@@ -158,11 +161,14 @@ class Server:
 
     def _converse(self, sock: socket.socket) -> None:
         reader = _Reader(sock)
+        certificate = _shown(sock)
         while not self._stopping:
             try:
                 request = reader.head()
                 if request is None:
                     return
+                request.certificate = certificate
+                request.scheme = "http" if self._tls is None else "https"
                 if not self._application.greet(request):
                     _reset(sock)
                     return
@@ -232,6 +238,12 @@ class Server:
         else:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8")
+
+
+def _shown(sock: socket.socket) -> str:
+    """Return whom the client's verified certificate names, empty where it has shown none."""
+    found = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
+    return json.dumps(found.get("subject", ())) if found else ""
 
 
 def _reset(sock: socket.socket) -> None:

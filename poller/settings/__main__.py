@@ -1,9 +1,14 @@
-"""``python -m poller.settings --schema`` writes the JSON schema of settings.toml; ``make schema`` keeps it in the repository."""
+"""
+What is made of the settings' models and kept in the repository; ``make schema`` makes both.
+
+``python -m poller.settings --schema`` writes the JSON schema of settings.toml, ``--reference`` the page ``docs/settings.md``.
+"""
 
 import json
 import sys
 from typing import Any
 
+from poller.settings import reference
 from poller.settings.shape import schema
 
 
@@ -21,6 +26,7 @@ def _plain(node: Any) -> Any:  # noqa: ANN401  any piece of JSON
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--schema"]:
-        sys.exit("usage: python -m poller.settings --schema")
-    sys.stdout.write(text())
+    made = {"--schema": text, "--reference": reference.text}
+    if len(sys.argv) != 2 or sys.argv[1] not in made:
+        sys.exit("usage: python -m poller.settings --schema | --reference")
+    sys.stdout.write(made[sys.argv[1]]())

@@ -15,8 +15,10 @@ from poller.settings.positions import Path
 from poller.settings.problems import Problem, key
 from poller.translate import compile_template
 
-#: What templates see besides the names under ``fields``.
-_ALWAYS = frozenset({"checkpoint", "key", "number"})
+#: What the templates of a sink see besides the names under ``fields``.
+_ALWAYS = frozenset({"key", "version"})
+#: The forms of a sink's field, told by one key, and the key whose text is a template.
+_TEMPLATED = {"user": "user", "lookup": "value", "from": "from"}
 #: Variables of the sink's fields where none are given.
 _DEFAULT_NAMES = ("username", "title", "description")
 
@@ -40,6 +42,11 @@ def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _parts(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = raw.get(key)
+    return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
+
+
 def _when(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     if "every" in route and "cron" in route:
         yield Problem(path=(*path, "cron"), text="give either every or cron, not both")
@@ -56,7 +63,8 @@ def _names_seen(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     source, sink = _table(route, "source"), _table(route, "sink")
     if not isinstance(source.get("fields"), dict):
         return
-    known = sorted({*source["fields"], *_ALWAYS})
+    followed = [part["fields"] for part in _parts(source, "detail") if isinstance(part.get("fields"), dict)]
+    known = sorted({*source["fields"], *(name for fields in followed for name in fields), *_ALWAYS})
     if "fields" not in sink and sink.get("table", "incident") == "incident":
         for name in _DEFAULT_NAMES:
             if name not in known:
@@ -89,8 +97,10 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
+        form = next((_TEMPLATED[name] for name in _TEMPLATED if name in value), None)
         for key, part in value.items():
-            yield from _texts(part, (*path, key))
+            if form in (None, key):
+                yield from _texts(part, (*path, key))
     elif isinstance(value, list):
         for index, part in enumerate(value):
             yield from _texts(part, (*path, index))

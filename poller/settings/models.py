@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from poller.clients.database_url import SQLITE, check_no_password, password_apart, sqlite_file, with_password
 from poller.clients.servicenow import ServiceNowSettings
 from poller.sinks import SINKS
 from poller.sources import SOURCES
@@ -34,7 +35,11 @@ from poller.values import Duration, Model, Secret
 
 if TYPE_CHECKING:
     from poller.sinks.servicenow import ServiceNowSinkSettings as SinkSettings
-    from poller.sources.http import HttpSourceSettings as SourceSettings
+    from poller.sources.directory import DirectorySourceSettings
+    from poller.sources.http import HttpSourceSettings
+    from poller.sources.sql import SqlSourceSettings
+
+    SourceSettings = HttpSourceSettings | DirectorySourceSettings | SqlSourceSettings
 else:
 
     def _by_type(edges: dict[str, Any]) -> Any:  # noqa: ANN401  a type, made of what the tables hold
@@ -52,7 +57,6 @@ RouteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$
 #: Any day: whether a cron line ever comes does not depend on it.
 _ANY_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
-_SQLITE = "sqlite:///"
 _POSTGRESQL = "postgresql+psycopg://"
 
 
@@ -88,48 +92,36 @@ class Database(Model):
     @classmethod
     def _password_apart(cls, given: object) -> object:
         """Take a password out of the URL, so that the URL may be shown."""
-        if not isinstance(given, dict) or not isinstance(url := given.get("url"), str) or "password" in given:
-            return given
-        found = re.match(r"^([a-z0-9+]+://[^:@/]*):([^@/]*)@(.*)$", url, re.DOTALL)
-        return {**given, "url": f"{found[1]}@{found[3]}", "password": unquote(found[2])} if found else given
+        return password_apart(given)
 
     @field_validator("url")
     @classmethod
     def _known(cls, url: str, info: ValidationInfo) -> str:
-        if url.startswith(_SQLITE):
-            return _SQLITE + str(_database_file(url.removeprefix(_SQLITE), (info.context or {}).get("base")))
+        if url.startswith(SQLITE):
+            return SQLITE + str(sqlite_file(url, _state_folder((info.context or {}).get("base"))))
         if not url.startswith(_POSTGRESQL):
-            raise ValueError(f'must begin with "{_SQLITE}" or "{_POSTGRESQL}"')
-        parts = urlsplit(url)
-        if parts.password is not None:
-            raise ValueError("holds a password, and so does the key password; keep that one")
-        if not parts.path.strip("/"):
+            raise ValueError(f'must begin with "{SQLITE}" or "{_POSTGRESQL}"')
+        check_no_password(url)
+        if not urlsplit(url).path.strip("/"):
             raise ValueError(f'names no database: "{_POSTGRESQL}user@host/database"')
-        _ = parts.port  # raises for one that is no number
         return url
 
     @field_validator("password")
     @classmethod
     def _for_postgresql(cls, password: Secret | None, info: ValidationInfo) -> Secret | None:
-        if password is not None and info.data.get("url", _POSTGRESQL).startswith(_SQLITE):
+        if password is not None and info.data.get("url", _POSTGRESQL).startswith(SQLITE):
             raise ValueError("SQLite has no password; leave it out")
         return password
 
     def address(self) -> str:
         """Return the URL to connect with, password included: never to be shown. The secret is read anew each time."""
-        if self.password is None:
-            return self.url
-        scheme, _, rest = self.url.partition("://")
-        user, at, host = rest.rpartition("@")
-        return f"{scheme}://{user}:{quote(self.password.reveal(), safe='')}{at or '@'}{host}"
+        return self.url if self.password is None else with_password(self.url, self.password.reveal())
 
 
-def _database_file(name: str, base: Path | None) -> Path:
-    if not name or name.startswith(":") or "?" in name:
-        raise ValueError('names no file: "sqlite:///poller.db", or "sqlite:////var/lib/poller/poller.db"')
+def _state_folder(base: Path | None) -> Path:
     # systemd gives a list where a unit has several; the first is the one.
     state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return (Path(state) if state else base or Path()).absolute() / name
+    return Path(state) if state else base or Path()
 
 
 class Route(Model):

@@ -22,7 +22,8 @@ from poller.settings.positions import Path
 
 #: Names of keys whose values never stand in a text, wherever they are.
 _SECRET_KEY = re.compile(
-    r"secret|password|passwd|token|credential|authorization|private|api.?key|cookie|^value$|^key$", re.IGNORECASE
+    r"secret|password|passwd|passphrase|token|credential|authorization|private|api.?key|cookie|^value$|^key$",
+    re.IGNORECASE,
 )
 
 

@@ -17,7 +17,7 @@ from poller.errors import SettingsError
 from poller.settings import positions, problems
 from poller.settings.between import between
 from poller.settings.models import Settings
-from poller.values import Secret, private
+from poller.values import Secret, open_to_all, private
 
 #: A settings file is a few kilobytes; whatever is larger is something else.
 MAX_BYTES = 1_000_000
@@ -137,14 +137,15 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def _warned(path: Path, text: str, settings: Settings) -> Iterator[str]:
-    if private(path):
-        return
+    shown = not private(path)
     places = positions.Positions(text)
     for where, secret in _secrets(settings, ()):
-        if secret.plain:
-            name = problems.Problem(path=where, text="").name()
+        subject = f"{path.name}:{places.line(where)}: {problems.Problem(path=where, text='').name()}"
+        if secret.plain and shown:
             advice = f'use {{ credential = "…" }}, or chmod 600 {path.name}'
-            yield f"{path.name}:{places.line(where)}: {name}: a secret in plain text that others can read; {advice}"
+            yield f"{subject}: a secret in plain text that others can read; {advice}"
+        elif secret.path is not None and open_to_all(secret.path):
+            yield f"{subject}: everybody on this machine can read {secret.path}; chmod 600 it"
 
 
 def secrets(settings: Settings) -> list[str]:

@@ -14,15 +14,11 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final, Literal
-
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from typing import Any, ClassVar, Final
 
 from poller.clients.answers import Created
-from poller.clients.query import check_field, check_table
 from poller.clients.rows import COLUMNS, Incidents, altered, differences, receipt
 from poller.clients.servicenow import ServiceNowClient
-from poller.enrich import Found, Users
 from poller.errors import (
     BlockedError,
     HeldError,
@@ -33,117 +29,16 @@ from poller.errors import (
     TransientError,
     UnknownOutcome,
 )
-from poller.identity import correlation_display
-from poller.model import (
-    AlreadyThere,
-    Intent,
-    Operation,
-    Owned,
-    Prepared,
-    Ready,
-    Receipt,
-    Record,
-    Undeliverable,
-)
-from poller.translate import Template, TemplateFault, compile_template
-from poller.values import Model
+from poller.model import AlreadyThere, Intent, Operation, Owned, Prepared, Receipt, Record
+from poller.sinks.servicenow_bodies import Bodies
+from poller.sinks.servicenow_settings import ServiceNowSinkSettings
+
+__all__ = ["ServiceNowSink", "ServiceNowSinkSettings"]
 
 #: Creates stop where the clocks are further apart, in seconds.
 _SKEWED: Final = 300.0
 #: Waits before each look for a row just made, in seconds: a read replica may lag a little.
 _READ_BACK: Final = (0.0, 1.0, 2.0)
-#: Keys of a route, of its sink or of ``unknown_user``; typed below ``[….sink.fields]`` they would become columns.
-_MISPLACED: Final = frozenset(
-    {
-        "cron", "enabled", "every", "fields", "first_run", "inactive", "max_new_per_hour", "on_change", "policy",
-        "previously", "push", "reply", "sink", "source", "table", "timezone", "type", "unknown_user", "update_fields",
-    }
-)  # fmt: skip
-#: What the sink itself writes, or the instance.
-_OURS: Final = frozenset({"correlation_id", "correlation_display", "number"})
-
-
-class UserField(Model):
-    """A user of the instance, found by one of its columns."""
-
-    #: Template of the name.
-    user: str
-    #: Columns of ``sys_user``, tried in turn.
-    by: tuple[str, ...] = Field(default=("user_name",), min_length=1)
-
-    @field_validator("by")
-    @classmethod
-    def _columns(cls, by: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(check_field(name) for name in by)
-
-
-class UnknownUser(Model):
-    """What becomes of a record whose user is not known; ambiguous users are unknown."""
-
-    policy: Literal["dead", "omit", "default"] = "dead"
-    #: Of the user to take instead, by the first column of the field; only with ``default``.
-    username: str | None = None
-
-    @model_validator(mode="after")
-    def _whom(self) -> UnknownUser:
-        if (self.policy == "default") != (self.username is not None):
-            raise ValueError('policy = "default" and username go together')
-        if self.username is not None and not self.username.strip():
-            raise ValueError("username is empty")
-        return self
-
-
-class ServiceNowSinkSettings(Model):
-    """``[routes.NAME.sink]`` of type ``servicenow``."""
-
-    type: Literal["servicenow"]
-    table: str = "incident"
-    #: Column = template, or a user to be found.
-    fields: dict[str, str | UserField] = Field(
-        default={
-            "caller_id": UserField(user="{{ username }}"),
-            "short_description": "{{ title }}",
-            "description": "{{ description }}",
-        },
-        min_length=1,
-    )
-    unknown_user: UnknownUser = UnknownUser()
-    _templates: dict[str, Template] = PrivateAttr(default_factory=dict)
-
-    @field_validator("table")
-    @classmethod
-    def _table(cls, name: str) -> str:
-        return check_table(name)
-
-    @field_validator("fields")
-    @classmethod
-    def _columns(cls, fields: dict[str, str | UserField]) -> dict[str, str | UserField]:
-        for name, value in fields.items():
-            if name in _MISPLACED:
-                raise ValueError(
-                    f'"{name}" is a key of the route or its sink, not a column: put it above [….sink.fields]'
-                )
-            if name in _OURS or name.startswith("sys_"):
-                raise ValueError(f'"{name}" is not yours to set')
-            if "." in check_field(name):
-                raise ValueError(f'"{name}": only columns of the table itself can be written')
-            try:
-                compile_template(_text(value))
-            except ValueError as error:
-                raise ValueError(f'"{name}": {error}') from None
-        return fields
-
-    def templates(self) -> Mapping[str, Template]:
-        """Return the compiled templates by column, in the order of the settings."""
-        return {name: compile_template(_text(value)) for name, value in self.fields.items()}
-
-    def names(self) -> frozenset[str]:
-        """Return the variables that the templates need."""
-        return frozenset().union(*(template.names for template in self.templates().values()))
-
-
-def _text(value: str | UserField) -> str:
-    return value if isinstance(value, str) else value.user
 
 
 class ServiceNowSink:
@@ -168,9 +63,8 @@ class ServiceNowSink:
     ) -> None:
         self._settings = settings
         self._client = client
-        self._users = Users(client)
+        self.bodies = Bodies(settings, client)
         self._incidents = Incidents(client, settings.table, previously=previously)
-        self._templates = settings.templates()
         self._probed = False
         self.remote = client.instance
         self.settle_seconds = (client.settings.tcp_bound + client.settings.max_execution).total_seconds()
@@ -192,78 +86,28 @@ class ServiceNowSink:
                 self._incidents.probe(secrets.token_hex(16))
                 self._probed = True
             self._clocks()
-            users = self._find_users(batch, fresh=fresh)
             known = self._incidents.known(
                 {record.correlation_id: record.derived_sys_id for record in batch},
                 by_sys_id=self.primary(),
                 displays={record.correlation_id: (record.route, record.key) for record in batch},
             )
+            rendered = iter(
+                self.render([one for one in batch if one.correlation_id not in known], now=now, fresh=fresh)
+            )
         except (BlockedError, HeldError):
             self._probed = False
             raise
-        return [self._prepared(record, users, known.get(record.correlation_id)) for record in batch]
+        there = {key: AlreadyThere(receipt=receipt) for key, receipt in known.items()}
+        return [there.get(record.correlation_id) or next(rendered) for record in batch]
 
-    def _prepared(self, record: Record, users: Mapping[tuple[str, str], Found], there: Receipt | None) -> Prepared:
-        if there is not None:
-            return AlreadyThere(receipt=there)
-        body: dict[str, str] = {}
-        note: str | None = None
-        for name, template in self._templates.items():
-            field = self._settings.fields[name]
-            try:
-                text = template.render(_variables(record))
-            except TemplateFault as error:
-                return Undeliverable(reason=f"{name}: {error}")
-            if isinstance(field, UserField):
-                sys_id, note = self._user(name, field, users[name, text], users)
-                if sys_id is None and note != "omitted":
-                    return Undeliverable(reason=f"{name}: {note}")
-                text = sys_id or ""
-            if text:
-                body[name] = text
-        body["correlation_id"] = record.correlation_id
-        body["correlation_display"] = correlation_display(record.route, record.key)
-        return Ready(body=json.dumps(body), note=note)
+    def render(self, batch: Sequence[Record], *, now: datetime, fresh: bool = False) -> list[Prepared]:
+        """
+        Return what would be sent for each record, whether or not it is there already; see `prepare`.
 
-    def _find_users(self, batch: Sequence[Record], *, fresh: bool) -> dict[tuple[str, str], Found]:
-        """Return every user that the batch names, by column of the table and rendered name."""
-        found: dict[tuple[str, str], Found] = {}
-        for name, field in self._settings.fields.items():
-            if not isinstance(field, UserField):
-                continue
-            names = dict.fromkeys(text for record in batch if (text := self._rendered(name, record)) is not None)
-            found |= {(name, text): one for text, one in self._users.find(names, by=field.by, fresh=fresh).items()}
-            default = self._settings.unknown_user.username
-            if default is not None and any(found[name, text].sys_id is None for text in names):
-                found[name, ""] = self._default(name, field, default, fresh=fresh)
-        return found
-
-    def _default(self, name: str, field: UserField, username: str, *, fresh: bool) -> Found:
-        found = self._users.find([username], by=field.by, fresh=fresh)[username]
-        if found.sys_id is None:
-            raise BlockedError(f"{name}: the user of unknown_user.username is {found.how} to sys_user")
-        return found
-
-    def _user(
-        self, name: str, field: UserField, found: Found, users: Mapping[tuple[str, str], Found]
-    ) -> tuple[str | None, str]:
-        """Return the sys_id to be sent and how it came about; None with a reason, or with ``omitted``."""
-        if found.sys_id is not None:
-            return found.sys_id, found.how
-        match self._settings.unknown_user.policy:
-            case "omit":
-                return None, "omitted"
-            case "default":
-                return users[name, ""].sys_id, "default"
-        what = "fits more than one user" if found.how == "ambiguous" else "is unknown to"
-        # The name itself is the record's text, which is shown nowhere.
-        return None, f"the user named by the record {what} sys_user ({', '.join(field.by)})"
-
-    def _rendered(self, name: str, record: Record) -> str | None:
-        try:
-            return self._templates[name].render(_variables(record))
-        except TemplateFault:
-            return None
+        Raises:
+            TransientError, BlockedError: About the whole batch.
+        """
+        return self.bodies.render(batch, now=now, fresh=fresh) if batch else []
 
     # The act.
 
@@ -377,10 +221,6 @@ class ServiceNowSink:
                 reason="clock",
                 operator=False,
             )
-
-
-def _variables(record: Record) -> dict[str, object]:
-    return {"key": record.key, "version": record.version, **record.fields}
 
 
 def _never() -> bool:

@@ -1,5 +1,5 @@
 """
-The source ``http``: polls any HTTP system that answers in JSON.
+The source ``http``: polls any HTTP system that answers in JSON, XML or CSV.
 
 A record that cannot be read becomes a `Malformed` and the rest goes on; a page that cannot be read moves nothing. The
 checkpoint that is handed out belongs to the poll's last page, since newest-first lists are the norm.
@@ -10,27 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from poller.clients.http import Answer, HttpRemote
-from poller.clients.oauth import Grant, credentials
-from poller.clients.retry_after import retry_after
 from poller.errors import BlockedError, Evidence, TransientError
-from poller.formats import ExpressionFault, FormatFault, compile_expression, parse_json
+from poller.formats import Document, ExpressionFault, FormatFault
 from poller.model import Page
-from poller.sources.checkpoints import CheckpointFormat, Seen
+from poller.ports import Known, nothing_known
+from poller.sources.asking import Asker
+from poller.sources.checkpoints import Seen
+from poller.sources.conditional import Unchanged
+from poller.sources.details import Details
 from poller.sources.http_settings import HttpSourceSettings
-from poller.sources.paging import Pager, Reply, Request
+from poller.sources.pagers import Pager, Reply, Request
+from poller.sources.queries import Queries, Query
 from poller.sources.reading import Reader
-from poller.translate import TemplateFault, compile_template
-from poller.values import Secret
 
 __all__ = ["HttpSource", "HttpSourceSettings"]
 
-#: Most records of one page; all of them are in memory at once.
-MAX_RECORDS = 100_000
-
 _CHARSET = re.compile(r'charset\s*=\s*"?([A-Za-z0-9._:+-]{1,40})', re.IGNORECASE)
+_OR_UNCHANGED = frozenset({200, 304})
+_WHOLE = frozenset({200})
 
 
 class HttpSource:
@@ -53,59 +52,90 @@ class HttpSource:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
-        self._remote = remote or HttpRemote(settings, connections=1)
-        self._credentials = credentials(settings.auth, self._remote)
         self._now = now
-        self._reader = Reader(settings)
-        self._records = None if settings.records is None else compile_expression(settings.records)
-        self._params = {
-            name: compile_template(value) if isinstance(value, str) else value
-            for name, value in settings.params.items()
-        }
-        self._where = urlsplit(settings.url).netloc
-        self._format = CheckpointFormat(name=settings.checkpoint_format, overlap=settings.overlap)
+        self._documents = settings.open_format()
+        self._reader = Reader(settings, self._documents)
+        self._records = None if settings.records is None else self._documents.compile(settings.records)
+        self._format = settings.checkpoint_reading()
+        body = settings.body if isinstance(settings.body, (dict, list, str)) else None
+        self._queries = Queries(method=settings.method, params=settings.params, body=body, paging=settings.paging)
+        self._asker = Asker(settings, remote)
+        self._details = Details(settings, self._asker, charset=_charset)
+        self._unchanged = Unchanged()
+        #: The root of this poll's documents that had records: an error text in XML has another, and no records.
+        self._root: str | None = None
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        self._remote.close()
+        self._asker.close()
 
-    def poll(self, checkpoint: str | None) -> Iterator[Page]:
+    def poll(self, checkpoint: str | None, known: Known = nothing_known) -> Iterator[Page]:
         settings = self._settings
+        self._root = None
         resumes = settings.paging.resumes
-        seen = self._seen(None if resumes else checkpoint)
-        pager = settings.paging.pager(self._first(checkpoint), checkpoint)
+        # One that is left over from settings that had a checkpoint is nobody's.
+        seen = self._seen(None if resumes or settings.checkpoint is None else checkpoint)
+        handed = checkpoint if resumes or checkpoint is None else self._handed(checkpoint)
+        pager = settings.paging.pager(Request(url=settings.url, bare=not settings.params), checkpoint, self._documents)
         request: Request | None = pager.first()
-        for _ in range(settings.paging.max_pages):
+        first = self._queries.query(pager.first(), handed)
+        conditions = self._unchanged.take(first, checkpoint)
+        for number in range(settings.paging.max_pages):
             assert request is not None  # noqa: S101  the loop ends with the last page
-            answer = self._ask(request)
-            document, rows = self._read(answer)
-            read = self._reader.page(rows)
-            refused = self._refused(seen, read.checkpoints, answer.date or self._now())
-            # The way on is known before this page is given away: a page must not be the last and then have a fault.
-            reply = Reply(document=document, rows=rows, link=answer.headers.get("link", ""))
-            fault, request = self._after(pager, reply)
-            yield Page(
-                records=read.records,
-                malformed=read.malformed,
-                checkpoint=pager.checkpoint if resumes else seen.largest,
-                last=fault is None and request is None,
-                resume=resumes,
-                refused=refused,
-            )
+            query = first if number == 0 else self._queries.query(request, handed)
+            answer = self._ask(query, conditions if number == 0 else {})
+            page, fault, request = self._page(answer, pager, seen, known)
+            yield page
             if fault is not None:
                 raise fault
             if request is None:
+                # Only now is the last page committed.
+                if number == 0:
+                    self._unchanged.keep(first, checkpoint, answer)
                 return
         raise TransientError(
-            f"{self._where} has more than {settings.paging.max_pages} pages, so this poll is not whole; "
+            f"{self._asker.where} has more than {settings.paging.max_pages} pages, so this poll is not whole; "
             "ask for less at once, or raise paging.max_pages"
         )
+
+    def _ask(self, query: Query, conditions: Mapping[str, str]) -> Answer:
+        headers = {"Accept": self._documents.accept, **conditions}
+        return self._asker.ask(query, headers, accepted=_OR_UNCHANGED if conditions else _WHOLE)
+
+    def _page(
+        self, answer: Answer, pager: Pager, seen: Seen, known: Known
+    ) -> tuple[Page, TransientError | None, Request | None]:
+        """Return the page, what is wrong with the way on, and the way on."""
+        resumes = self._settings.paging.resumes
+        if answer.status == 304:
+            return Page(checkpoint=pager.checkpoint if resumes else seen.largest, last=True, resume=resumes), None, None
+        document, rows = self._read(answer)
+        read = self._reader.page(rows)
+        refused = self._refused(seen, read.checkpoints, answer.date or self._now())
+        # The way on is known before this page is given away: a page must not be the last and then have a fault.
+        comparable = self._documents.comparable(rows)
+        fault, request = self._after(
+            pager, Reply(document=document.value, rows=comparable, link=answer.headers.get("link", ""))
+        )
+        records, gone = self._details.complete(read.records, known)
+        page = Page(
+            records=records,
+            malformed=(*read.malformed, *gone),
+            checkpoint=pager.checkpoint if resumes else seen.largest,
+            last=fault is None and request is None,
+            resume=resumes,
+            refused=refused,
+        )
+        return page, fault, request
 
     def _seen(self, checkpoint: str | None) -> Seen:
         try:
             return Seen(self._format, checkpoint)
         except ValueError as error:
             raise BlockedError(f"the stored checkpoint is not understood: {error}; set it by poller rewind") from None
+
+    def _handed(self, checkpoint: str) -> str:
+        return checkpoint if self._settings.checkpoint is None else self._format.handed(checkpoint)
 
     def _refused(self, seen: Seen, values: list[object], answered: datetime) -> tuple[str, ...]:
         try:
@@ -119,88 +149,31 @@ class HttpSource:
         try:
             return None, pager.after(reply)
         except ExpressionFault as error:
-            return TransientError(f"{self._where}: paging: {error}"), None
+            return TransientError(f"{self._asker.where}: paging: {error}"), None
         except TransientError as error:
-            return TransientError(f"{self._where}: {error}"), None
+            return TransientError(f"{self._asker.where}: {error}"), None
 
-    def _first(self, checkpoint: str | None) -> Request:
-        settings = self._settings
-        handed = checkpoint
-        if checkpoint is not None and not settings.paging.resumes and settings.checkpoint is not None:
-            handed = self._format.handed(checkpoint)
-        variables = {} if handed is None else {"checkpoint": handed}
-        params: dict[str, str] = {}
-        for name, value in self._params.items():
-            if isinstance(value, Secret):
-                params[name] = _revealed(value)
-            elif handed is not None or "checkpoint" not in value.names:
-                try:
-                    params[name] = value.render(variables)
-                except TemplateFault as error:
-                    raise BlockedError(f"params.{name}: {error}") from None
-        return Request(url=settings.url, params=params)
-
-    def _ask(self, request: Request) -> Answer:
-        """Return an answer with status 200."""
-        answer = self._get(request)
-        if answer.status == 200:
-            return answer
-        evidence = Evidence(status=answer.status)
-        said = f"{self._where} answered {answer.status}"
-        if answer.status in {401, 403}:
-            raise BlockedError(f"{said}; check auth, and what its owner may read", evidence=evidence)
-        if 300 <= answer.status < 400:
-            raise TransientError(f"{said}: redirects are never followed; set url to where it leads", evidence=evidence)
-        wait = retry_after(answer) if answer.status in {429, 503} else None
-        raise TransientError(f"{said}, 200 was expected", evidence=evidence, retry_after=wait, remote=True)
-
-    def _get(self, request: Request) -> Answer:
-        headers = {"Accept": "application/json"}
-        for name, value in self._settings.headers.items():
-            headers = {kept: text for kept, text in headers.items() if kept.lower() != name.lower()}
-            headers[name] = _revealed(value) if isinstance(value, Secret) else value
-        grant, answer = self._get_as(request, headers)
-        if answer.status == 401 and grant.renewable:
-            # A GET may be repeated; a second refusal is one of fresh credentials.
-            self._credentials.drop(grant)
-            grant, answer = self._get_as(request, headers)
-        if answer.status == 401:
-            self._credentials.drop(grant)
-        else:
-            grant.proved = True
-        return answer
-
-    def _get_as(self, request: Request, headers: Mapping[str, str]) -> tuple[Grant, Answer]:
-        grant = self._credentials.grant()
-        try:
-            return grant, self._remote.get(request.url, params=request.params, headers={**headers, **grant.headers})
-        except ValueError as error:
-            raise BlockedError(f"{self._where}: {error}") from None
-
-    def _read(self, answer: Answer) -> tuple[object, list[object]]:
+    def _read(self, answer: Answer) -> tuple[Document, list[object]]:
         """Return the document and its records."""
-        stated = _CHARSET.search(answer.headers.get("content-type", ""))
         try:
-            document = parse_json(answer.body, self._settings.encoding or (stated[1] if stated else None))
-            rows = document if self._records is None else self._records.find(document)
+            document = self._documents.read(answer.body, self._settings.encoding or _charset(answer))
+            rows = self._reader.rows(document, self._records)
         except (FormatFault, ExpressionFault) as error:
             raise self._broken(answer, str(error)) from None
-        if not isinstance(rows, list):
-            named = "the document" if self._records is None else f'"{self._records.text}"'
-            raise self._broken(answer, f"{named} is no list of records")
-        if len(rows) > MAX_RECORDS:
-            raise self._broken(answer, f"it holds more than {MAX_RECORDS} records; use paging")
+        if rows:
+            self._root = document.root
+        elif self._root is not None and document.root != self._root:
+            # It would pass for the empty page behind the last one.
+            raise self._broken(answer, "it has no records, and another root than the answers that had")
         return document, rows
 
     def _broken(self, answer: Answer, why: str) -> TransientError:
         return TransientError(
-            f"{self._where} answered 200, but {why}; nothing of this page counts",
+            f"{self._asker.where} answered 200, but {why}; nothing of this page counts",
             evidence=Evidence(status=answer.status),
         )
 
 
-def _revealed(secret: Secret) -> str:
-    try:
-        return secret.reveal()
-    except OSError as error:
-        raise BlockedError(f"secret file {error.filename} cannot be read: {error.strerror}") from None
+def _charset(answer: Answer) -> str | None:
+    stated = _CHARSET.search(answer.headers.get("content-type", ""))
+    return stated[1] if stated else None

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from poller.clients.auth import ClientCredentialsAuth, PasswordAuth
+from poller.clients.auth import TokenAuth
 from poller.clients.http import RemoteSettings, check_url
-from poller.formats import FormatFault, parse_json
-from poller.sources.checkpoints import check_format
-from poller.sources.paging import ExpressionText, NoPaging, PagingSettings
-from poller.translate import compile_template
+from poller.sources.checkpoints import CheckpointFormat, check_format
+from poller.sources.detail_settings import DetailSettings, detail_problems
+from poller.sources.paging import NoPaging, PagingSettings
+from poller.sources.queries import body_texts, names_used
+from poller.sources.record_settings import RecordSettings, expression_problem, format_in, refuse_at
+from poller.translate import TemplateFault, compile_template
 from poller.values import Duration, Secret
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "cookie", "accept-encoding"})
-
-
-def _not_built(value: object) -> object:
-    if value is not None:
-        raise ValueError("not built yet; leave it out")
-    return value
-
-
-#: Stands for what the contract has and this release has not.
-NotBuilt = Annotated[SkipJsonSchema[None], BeforeValidator(_not_built)]
+_CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
+_WITHOUT_DOCUMENT = frozenset({"none", "link", "page", "offset"})
 
 
 def _secret_or_text(value: object, info: ValidationInfo) -> object:
@@ -45,42 +38,40 @@ def _secret_or_text(value: object, info: ValidationInfo) -> object:
 SecretOrText = Annotated[str | Secret, Field(union_mode="left_to_right"), BeforeValidator(_secret_or_text)]
 
 
-class HttpSourceSettings(RemoteSettings):
+class HttpSourceSettings(RemoteSettings, RecordSettings):
     """The keys of ``[routes.NAME.source]`` with ``type = "http"``."""
 
     type: Literal["http"]
     url: Annotated[str, Field(description="what is polled")]
-    method: Annotated[Literal["GET"], Field(description="POST queries are not built yet")] = "GET"
-    params: Annotated[
-        dict[str, SecretOrText], Field(default_factory=dict, description="of the query; may use {{ checkpoint }}")
-    ]
+    method: Annotated[
+        Literal["GET", "POST"], Field(description="POST: the query stands in body; it must change nothing there")
+    ] = "GET"
     headers: Annotated[dict[str, SecretOrText], Field(default_factory=dict, description="sent along with each request")]
-    body: NotBuilt = None
-    format: Annotated[Literal["json"], Field(description="xml and csv are not built yet")] = "json"
-    encoding: Annotated[str | None, Field(description="left out: what the server states, else UTF-8")] = None
-    namespaces: NotBuilt = None
-    delimiter: NotBuilt = None
-    detail: NotBuilt = None
-    records: Annotated[ExpressionText | None, Field(description="where the list is; left out: the document itself")] = (
-        None
-    )
-    key: Annotated[ExpressionText, Field(description="what tells a record from all others of this route")]
-    version: Annotated[ExpressionText | None, Field(description="left out: a hash of the fields")] = None
-    checkpoint: Annotated[
-        ExpressionText | None, Field(description="the largest one seen is handed to the next poll")
-    ] = None
     checkpoint_format: Annotated[
         Annotated[str, AfterValidator(check_format)] | None,
-        Field(description="iso, epoch or a strptime pattern; left out: integers, epoch and RFC 3339 are recognised"),
+        Field(
+            description="iso, epoch, number or a strptime pattern; left out: integers, epoch and RFC 3339 are recognised"
+        ),
+    ] = None
+    checkpoint_zone: Annotated[
+        str | None, Field(description='of times without a zone, such as "Europe/Berlin"; left out: UTC')
     ] = None
     overlap: Annotated[Duration, Field(ge=timedelta(0), description="taken off a checkpoint that is a time")] = (
         timedelta(minutes=5)
     )
-    fields: Annotated[dict[str, ExpressionText], Field(description="name = expression; what templates see")]
+    detail: Annotated[tuple[DetailSettings, ...], Field(description="follow-up requests, for new records alone")] = ()
     required: Annotated[
         tuple[str, ...], Field(description="a record without one of these fields is a dead letter")
     ] = ()
-    paging: PagingSettings = NoPaging()
+    paging: Annotated[PagingSettings, Field(description="how a list that comes in pieces is read whole")] = NoPaging()
+    params: Annotated[
+        dict[str, SecretOrText],
+        Field(default_factory=dict, description="of the query; may use {{ checkpoint }}, and page, offset or cursor"),
+    ]
+    body: Annotated[
+        JsonValue | None,
+        Field(description="with POST: a table or a list is sent as JSON, text as it is; may use what params may use"),
+    ] = None
 
     @field_validator("url")
     @classmethod
@@ -90,10 +81,39 @@ class HttpSourceSettings(RemoteSettings):
         check_url(url, allow_plaintext=info.data.get("allow_plaintext", False))
         return url
 
+    @field_validator("checkpoint_zone")
+    @classmethod
+    def _zone(cls, name: str | None) -> str | None:
+        try:
+            if name is not None:
+                ZoneInfo(name)
+        except (OSError, ValueError, KeyError):
+            raise ValueError('no such time zone is known here; names are such as "UTC" or "Europe/Berlin"') from None
+        return name
+
+    @field_validator("detail")
+    @classmethod
+    def _details(cls, details: tuple[DetailSettings, ...], info: ValidationInfo) -> tuple[DetailSettings, ...]:
+        if {"fields", "format", "namespaces"} <= info.data.keys():
+            refuse_at(
+                detail_problems(
+                    details,
+                    info.data["fields"],
+                    of_list=info.data["format"],
+                    namespaces=info.data["namespaces"],
+                    allow_plaintext=info.data.get("allow_plaintext", False),
+                )
+            )
+        return details
+
     @field_validator("required")
     @classmethod
     def _among_fields(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if missing := [name for name in names if name not in info.data.get("fields", names)]:
+        known = {
+            *info.data.get("fields", names),
+            *(name for each in info.data.get("detail", ()) for name in each.fields),
+        }
+        if missing := [name for name in names if name not in known]:
             raise ValueError(f"{missing[0]} is not among the fields")
         return names
 
@@ -103,7 +123,7 @@ class HttpSourceSettings(RemoteSettings):
         for name, value in headers.items():
             if not _HEADER.fullmatch(name):
                 raise ValueError("a header's name is made of letters, digits and -")
-            if name.lower() in _OWN_HEADERS:
+            if name.lower() in _OWN_HEADERS | _CONDITIONS:
                 raise ValueError(f"{name} is set by the client itself")
             if isinstance(value, str) and not (value.isascii() and value.isprintable()):
                 raise ValueError(f"the header {name} holds something other than printable ASCII")
@@ -111,43 +131,49 @@ class HttpSourceSettings(RemoteSettings):
                 raise ValueError(f"the header {name} is sent as it is; templates are for params")
         return headers
 
-    @field_validator("encoding")
+    @field_validator("paging")
     @classmethod
-    def _encoding(cls, name: str | None) -> str | None:
-        if name is not None:
-            try:
-                parse_json("0".encode(name), name)
-            except (LookupError, FormatFault, UnicodeError):
-                raise ValueError('is no known encoding; names are such as "utf-8" or "iso-8859-1"') from None
-        return name
-
-    @field_validator("fields")
-    @classmethod
-    def _names(cls, fields: dict[str, str]) -> dict[str, str]:
-        for name in fields:
-            if not _NAME.fullmatch(name):
-                raise ValueError("the name of a field is made of letters, digits and _, so that templates can use it")
-        return fields
+    def _paging_expressions(cls, paging: PagingSettings, info: ValidationInfo) -> PagingSettings:
+        documents = format_in(info.data)
+        if documents is not None and not documents.whole:
+            if paging.type not in _WITHOUT_DOCUMENT:
+                refuse_at([(("type",), "CSV has no document to look into: none, link, page and offset only")])
+            told = "CSV has no document to look into; leave it out"
+            refuse_at(((paging.type, name), told) for name, _ in paging.expressions())
+        problems = ((name, expression_problem(text, documents)) for name, text in paging.expressions())
+        # With the type, as pydantic itself tells the place: there is a key next in the type next.
+        refuse_at(((paging.type, name), problem) for name, problem in problems if problem)
+        return paging
 
     @field_validator("params")
     @classmethod
-    def _templates(cls, params: dict[str, str | Secret]) -> dict[str, str | Secret]:
-        for name, value in params.items():
-            if not isinstance(value, str):
-                continue
-            try:
-                unknown = compile_template(value).names - {"checkpoint"}
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if unknown:
-                raise ValueError(f"{name}: unknown name {', '.join(sorted(unknown))}; only checkpoint is known here")
+    def _templates(cls, params: dict[str, str | Secret], info: ValidationInfo) -> dict[str, str | Secret]:
+        texts = (((name,), value) for name, value in params.items() if isinstance(value, str))
+        refuse_at((where, problem) for where, text in texts if (problem := _template_problem(text, info)))
         return params
+
+    @field_validator("body")
+    @classmethod
+    def _body(cls, body: JsonValue, info: ValidationInfo) -> JsonValue:
+        if body is None:
+            return None
+        if info.data.get("method") == "GET":
+            raise ValueError('a body is sent with method = "POST" alone')
+        if not isinstance(body, (dict, list, str)):
+            raise ValueError("is a table, a list, or text")  # noqa: TRY004  pydantic takes a TypeError for a crash
+        refuse_at((where, problem) for where, text in body_texts(body) if (problem := _template_problem(text, info)))
+        if isinstance(body, str):
+            _text_body(body, info)
+        return body
 
     @model_validator(mode="after")
     def _together(self) -> Self:
         problems = [*self._checkpoint_problems()]
-        if isinstance(self.auth, (ClientCredentialsAuth, PasswordAuth)) and self.auth.token_url is None:
+        if isinstance(self.auth, TokenAuth) and self.auth.token_url is None:
             problems.append("auth.token_url is required")
+        place = self.paging.place
+        if place == "cursor" and getattr(self.paging, "param", None) is None and place not in self._names_used():
+            problems.append("paging.param is required, or {{ cursor }} in params or body")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -155,7 +181,39 @@ class HttpSourceSettings(RemoteSettings):
     def _checkpoint_problems(self) -> Iterator[str]:
         if self.paging.resumes and self.checkpoint is not None:
             yield "paging.resume and checkpoint are two checkpoints; give one of them"
-        texts = [value for value in self.params.values() if isinstance(value, str)]
-        uses = any("checkpoint" in compile_template(text).names for text in texts)
-        if uses and self.checkpoint is None and not self.paging.resumes:
+        if "checkpoint" in self._names_used() and self.checkpoint is None and not self.paging.resumes:
             yield "params use {{ checkpoint }}, but no checkpoint is given"
+
+    def _names_used(self) -> frozenset[str]:
+        return names_used(self.params, self.body if isinstance(self.body, (dict, list, str)) else None)
+
+    def checkpoint_reading(self) -> CheckpointFormat:
+        """Return how the checkpoints of this source are read and written."""
+        zone: tzinfo = UTC if self.checkpoint_zone is None else ZoneInfo(self.checkpoint_zone)
+        return CheckpointFormat(name=self.checkpoint_format, overlap=self.overlap, zone=zone)
+
+
+def _template_problem(text: str, info: ValidationInfo) -> str | None:
+    place = info.data["paging"].place if "paging" in info.data else None
+    known = {"checkpoint", *([place] if place else [])}
+    try:
+        unknown = compile_template(text).names - known
+    except ValueError as error:
+        return str(error)
+    if unknown and "paging" in info.data:
+        word = "only checkpoint is" if len(known) == 1 else f"only {' and '.join(sorted(known))} are"
+        return f"unknown name {', '.join(sorted(unknown))[:80]}; {word} known here"
+    return None
+
+
+def _text_body(body: str, info: ValidationInfo) -> None:
+    """Refuse a body of text that cannot be sent: no type is stated, or the first request cannot be rendered."""
+    if not any(name.lower() == "content-type" for name in info.data.get("headers", {})):
+        raise ValueError("a body of text needs the header Content-Type, in headers")
+    try:
+        compile_template(body).render({"page": "1", "offset": "0"})
+    except TemplateFault:
+        raise ValueError(
+            "the first request has no checkpoint and no cursor yet: "
+            "guard them, {% if cursor is defined %}…{% endif %}, or write the body as a table"
+        ) from None

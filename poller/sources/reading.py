@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from poller.formats import (
+    Document,
+    Expression,
     ExpressionFault,
+    Flawed,
+    Format,
+    FormatFault,
     KeyFault,
-    compile_expression,
     fingerprint,
-    json_text,
     key_text,
 )
 from poller.model import Malformed, SourceRecord
@@ -23,6 +26,8 @@ from poller.sources.checkpoints import newer
 
 #: Most characters that are kept of a record that cannot be read.
 MAX_RAW = 64_000
+#: Most records of one document; all of them are in memory at once.
+MAX_RECORDS = 100_000
 
 
 class Shape(Protocol):
@@ -51,14 +56,36 @@ class Read:
 
 
 class Reader:
-    """Reads the records of pages."""
+    """
+    Reads the records of pages, whatever their format.
 
-    def __init__(self, shape: Shape) -> None:
-        self._key = compile_expression(shape.key)
-        self._version = None if shape.version is None else compile_expression(shape.version)
-        self._checkpoint = None if shape.checkpoint is None else compile_expression(shape.checkpoint)
-        self._fields = {name: compile_expression(text) for name, text in shape.fields.items()}
-        self._required = tuple(shape.required)
+    Args:
+        format: What compiles the expressions: the format of the documents; `open_format("json")` for rows that are dicts.
+    """
+
+    def __init__(self, shape: Shape, format: Format) -> None:
+        self._format = format
+        self._key = format.compile(shape.key)
+        self._version = None if shape.version is None else format.compile(shape.version)
+        self._checkpoint = None if shape.checkpoint is None else format.compile(shape.checkpoint)
+        self._fields = {name: format.compile(text) for name, text in shape.fields.items()}
+        # Those of a detail are looked at once they are there.
+        self._required = tuple(name for name in shape.required if name in self._fields)
+
+    def rows(self, document: Document, records: Expression | None) -> list[object]:
+        """
+        Return the rows of *document*.
+
+        Raises:
+            FormatFault | ExpressionFault: It is not the document that the settings speak of.
+        """
+        rows = document.rows(records)
+        if len(rows) > MAX_RECORDS:
+            raise FormatFault(f"it holds more than {MAX_RECORDS} records; use paging")
+        if document.names is not None and (self._key.column or "") not in {*document.names, ""}:
+            # Another table altogether, or an error text: its rows would all be dead letters, and its end the last page.
+            raise FormatFault(f'its header row has no column "{self._key.column}", which is the key')
+        return rows
 
     def page(self, rows: Sequence[object]) -> Read:
         """Read the records in *rows*. A key that comes twice gives one record: the newer version, else the first."""
@@ -66,13 +93,16 @@ class Reader:
         malformed: list[Malformed] = []
         checkpoints: list[object] = []
         for row in rows:
+            if isinstance(row, Flawed):
+                malformed.append(Malformed(reason=row.reason, raw=row.raw[:MAX_RAW]))
+                continue
             key: str | None = None
             try:
                 key = key_text(self._key.find(row))
                 record = self._record(key, row)
                 mark = None if self._checkpoint is None else self._checkpoint.find(row)
             except (ExpressionFault, KeyFault) as error:
-                malformed.append(Malformed(reason=str(error), raw=json_text(row, limit=MAX_RAW), key=key))
+                malformed.append(Malformed(reason=str(error), raw=self._format.raw(row, MAX_RAW), key=key))
                 continue
             checkpoints.append(mark)
             before = found.get(key)

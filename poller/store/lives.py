@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from poller.store.reading import RecordLine, line, record_lines
 from poller.tables import acts, attempts, deliveries, payloads, records, routes
@@ -50,11 +51,12 @@ class DeliveryLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ActLine:
-    """What an operator did."""
+    """What an operator did to the record, or to its whole route since it was first seen."""
 
     at: datetime
     who: str
     act: str
+    whole_route: bool
     reason: str | None
 
 
@@ -74,12 +76,11 @@ class Life:
 def life(connection: Connection, route: str, key: str) -> Life | None:
     """Return all that is known of a record; None where there is no such record."""
     of_record = and_(routes.c.name == route, r.key == key)
-    row = connection.execute(record_lines().add_columns(r.id, r.seen_version, r.created_at).where(of_record)).first()
+    row = connection.execute(
+        record_lines().add_columns(r.id, r.route_id, r.seen_version, r.created_at).where(of_record)
+    ).first()
     if row is None:
         return None
-    acted = (
-        select(acts.c.at, acts.c.who, acts.c.act, acts.c.reason).where(acts.c.record_id == row.id).order_by(acts.c.id)
-    )
     raw = select(func.substr(payloads.c.raw, 1, LONGEST_RAW)).where(
         payloads.c.record_id == row.id, payloads.c.version == row.version
     )
@@ -89,8 +90,15 @@ def life(connection: Connection, route: str, key: str) -> Life | None:
         created_at=row.created_at,
         raw=connection.execute(raw).scalar(),
         deliveries=_deliveries(connection, row.id),
-        acts=tuple(ActLine(**each) for each in connection.execute(acted).mappings()),
+        acts=tuple(ActLine(**each) for each in connection.execute(_acted(row)).mappings()),
     )
+
+
+def _acted(row: Row[Any]) -> Select[Any]:
+    c = acts.c
+    on_route = and_(c.record_id.is_(None), c.route_id == row.route_id, c.at >= row.first_seen)
+    whole_route = c.record_id.is_(None).label("whole_route")
+    return select(c.at, c.who, c.act, whole_route, c.reason).where(or_(c.record_id == row.id, on_route)).order_by(c.id)
 
 
 def _deliveries(connection: Connection, record_id: int) -> tuple[DeliveryLine, ...]:

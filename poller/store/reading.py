@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, exists, func, select
+from sqlalchemy import Connection, Row, ScalarSelect, Select, and_, case, exists, func, select
 
 from poller.model import FINISHED, Operation, State
 from poller.store.engine import Store
@@ -94,9 +94,7 @@ def _shown() -> Any:  # noqa: ANN401  an expression
 def record_lines() -> Select[Any]:
     """Return the query of `RecordLine`; each record is joined with the one delivery that it shows."""
     every = deliveries.alias("every")
-    rank = case((every.c.state.not_in(_FINISHED), 0), (every.c.state == State.DELIVERED, 1), else_=2)
     own = every.c.record_id == r.id
-    showing = select(every.c.id).where(own).order_by(rank, every.c.id).limit(1).correlate(records).scalar_subquery()
     tries = select(func.coalesce(func.sum(every.c.attempts), 0)).where(own).correlate(records).scalar_subquery()
     reason = case((d.state.in_(_FINISHED), r.reason), else_=func.coalesce(d.reason, r.reason))
     return (
@@ -106,8 +104,16 @@ def record_lines() -> Select[Any]:
         )
         .select_from(records)
         .join(routes, routes.c.id == r.route_id)
-        .join(deliveries, d.id == showing)
+        .join(deliveries, d.id == shown_delivery())
     )  # fmt: skip
+
+
+def shown_delivery() -> ScalarSelect[int]:
+    """Return the id of the one delivery whose state a record shows, for a query of records."""
+    every = deliveries.alias("every")
+    rank = case((every.c.state.not_in(_FINISHED), 0), (every.c.state == State.DELIVERED, 1), else_=2)
+    own = every.c.record_id == r.id
+    return select(every.c.id).where(own).order_by(rank, every.c.id).limit(1).correlate(records).scalar_subquery()
 
 
 def line(row: Row[Any]) -> RecordLine:

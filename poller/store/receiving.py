@@ -15,12 +15,15 @@ from sqlalchemy import Connection, and_, bindparam, insert, select, update
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
 from poller.store.rows import chunks, dump, upsert
+from poller.store.standing import PollStanding
 from poller.tables import checkpoints, deliveries, payloads, records
 
 #: `deliveries.note` of a record that could not be read; a readable version of it is received after all.
 MALFORMED = "malformed"
 #: In characters; PostgreSQL's indexes carry some 2,700 bytes.
 LONGEST_KEY, LONGEST_VERSION = 600, 200
+
+_UNREADABLE = and_(deliveries.c.note == MALFORMED, deliveries.c.state == State.DEAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,16 @@ class _Arrival:
     note: str | None = None
 
 
-def receive(connection: Connection, receiver: Receiver, page: Page, *, now: datetime) -> Counts:
-    """Store what is new on *page*; with a page that is the last, or allowed to, the checkpoint moves too."""
+def receive(
+    connection: Connection, receiver: Receiver, page: Page, *, now: datetime, since: PollStanding | None = None
+) -> Counts:
+    """
+    Store what is new on *page*; with a page that is the last, or allowed to, the checkpoint moves too.
+
+    Args:
+        since: As the poll has found or left it: the checkpoint moves from there and from nowhere else, so that what an
+            operator has set meanwhile stays. None: from wherever it is.
+    """
     counts = Counts(malformed=len(page.malformed))
     arrivals = [_arrival(record, receiver) for record in page.records] + [_dead(each) for each in page.malformed]
     # The same key twice on a page: the first stands, the later is a known one.
@@ -82,7 +93,7 @@ def receive(connection: Connection, receiver: Receiver, page: Page, *, now: date
         counts.known += len(known)
         counts.changed += _note_changes(connection, receiver, known, now)
     if page.checkpoint is not None and (page.last or page.resume):
-        move_checkpoint(connection, receiver.route_id, page.checkpoint, now=now)
+        move_checkpoint(connection, receiver.route_id, page.checkpoint, now=now, since=since)
     return counts
 
 
@@ -173,7 +184,8 @@ def _note_changes(connection: Connection, receiver: Receiver, known: Sequence[_A
     by_key = {arrival.key: arrival for arrival in known}
     query = (
         select(records.c.id, records.c.key, records.c.seen_version, deliveries.c.id, deliveries.c.note)
-        .join(deliveries, and_(deliveries.c.record_id == records.c.id, deliveries.c.note == MALFORMED), isouter=True)
+        # One that an operator has skipped stays so, whatever it looks like now.
+        .join(deliveries, and_(deliveries.c.record_id == records.c.id, _UNREADABLE), isouter=True)
         .where(records.c.route_id == receiver.route_id, records.c.key.in_(by_key))
     )
     changed = [row for row in connection.execute(query).all() if row[2] != by_key[row[1]].version]
@@ -208,10 +220,14 @@ def _revive(connection: Connection, record_id: int, delivery_id: int, arrival: _
     )
 
 
-def move_checkpoint(connection: Connection, route_id: int, value: str, *, now: datetime) -> None:
-    """Set the checkpoint of a route that `standing.enter_route` has entered."""
+def move_checkpoint(
+    connection: Connection, route_id: int, value: str, *, now: datetime, since: PollStanding | None
+) -> None:
+    """Set the checkpoint of a route that `standing.enter_route` has entered, unless it is not what it was *since*."""
+    c = checkpoints.c
+    unmoved = [] if since is None else [c.value.is_not_distinct_from(since.value)]
     connection.execute(
         update(checkpoints)
-        .where(checkpoints.c.route_id == route_id, checkpoints.c.value.is_distinct_from(value))
+        .where(c.route_id == route_id, c.value.is_distinct_from(value), *unmoved)
         .values(value=value, moved_at=now)
     )

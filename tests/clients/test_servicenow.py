@@ -304,7 +304,7 @@ def test_identity_names_instance_and_user() -> None:
         ({"allow_plaintext": True}, "Extra inputs"),
         ({"tls": {"verify": False}}, "Extra inputs"),
         ({"tls": {"ca": "/nonexistent"}}, "does not exist"),
-        ({"tls": {"ca": "/etc/hostname"}}, "cannot be loaded"),
+        ({"tls": {"ca": "/etc/hostname"}}, "holds no certificate in PEM"),
     ],
 )
 def test_settings_that_are_refused(given: dict[str, Any], words: str) -> None:

@@ -323,3 +323,35 @@ def test_the_clock_may_be_wrong(start: Start) -> None:
     assert answer.json()["result"]["sys_created_on"] > before
     assert answer.json()["result"]["sys_created_on"][:10] != before[:10]
     assert int(answer.headers["Date"][5:7]) != int(before[8:10])
+
+
+def test_the_dictionary_has_what_an_incident_inherits_under_task(caller: Caller) -> None:
+    query = "nameINincident,task^elementINshort_description,caller_id,urgency"
+    rows = caller.rows("sys_dictionary", query, sysparm_fields="name,element,internal_type,max_length,reference,choice")
+
+    assert sorted(tuple(row.values()) for row in rows) == [
+        ("incident", "caller_id", "reference", "32", "sys_user", ""),
+        ("task", "short_description", "string", "160", "", ""),
+        ("task", "urgency", "integer", "40", "", "1"),
+    ]
+    (table,) = caller.rows("sys_db_object", "name=incident", sysparm_fields="name,super_class.name")
+    assert table == {"name": "incident", "super_class.name": "task"}
+
+
+def test_tables_are_hidden_or_forbidden_by_switch(caller: Caller) -> None:
+    caller.switch(
+        hide_tables=["sys_user_group"], forbid_tables=["sys_dictionary"], unreadable_fields=["sys_user.email"]
+    )
+
+    hidden = caller.call("GET", "sys_user_group")
+    assert (hidden.json()["result"], hidden.headers["X-Total-Count"]) == ([], "5")
+    refused = caller.call("GET", "sys_dictionary?sysparm_limit=1")
+    assert (refused.status_code, refused.json()["error"]["message"]) == (403, "Insufficient rights to query records")
+    assert "email" not in caller.rows("sys_user", "user_name=abel.tuter")[0]
+    assert caller.rows("core_company", "nameSTARTSWITHACME")
+
+
+def test_rows_of_any_table_are_added_by_a_control_call(caller: Caller) -> None:
+    caller.control("POST", "rows", {"table": "cmdb_ci", "rows": [{"name": "web01"}, {"name": "web02"}]})
+
+    assert [row["name"] for row in caller.rows("cmdb_ci", "nameSTARTSWITHweb^ORDERBYname")] == ["web01", "web02"]

@@ -1,6 +1,15 @@
 """The token endpoint and the check of credentials."""
 
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
 import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.sandbox.conftest import Caller, Start
 
@@ -126,3 +135,86 @@ def test_basic_and_the_api_key_work_too(caller: Caller) -> None:
     assert requests.get(url, headers={"x-sn-apikey": "guess"}, timeout=10).status_code == 401
     caller.switch(basic=False)
     assert requests.get(url, auth=("svc.poller", "sandbox-password"), timeout=10).status_code == 401
+
+
+# Signed assertions, and what stands before the help desk.
+
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def assertion(key: Any = KEY, algorithm: str = "RS256", **claims: Any) -> str:
+    now = int(time.time())
+    given = {"iss": "us", "sub": "svc.poller", "aud": "poller", "iat": now, "exp": now + 300, "jti": uuid.uuid4().hex}
+    return jwt.encode({name: value for name, value in (given | claims).items() if value}, key, algorithm=algorithm)
+
+
+def signed_in(caller: Caller, text: str) -> int:
+    return caller.token(grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer", assertion=text).status_code
+
+
+@pytest.fixture
+def judging(start: Start, tmp_path: Path) -> Caller:
+    public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "jwt.pub").write_bytes(public)
+    return start(jwt_key=str(tmp_path / "jwt.pub"))
+
+
+def test_an_assertion_is_good_once(judging: Caller) -> None:
+    one = assertion()
+
+    assert [signed_in(judging, one), signed_in(judging, one), signed_in(judging, assertion())] == [200, 401, 200]
+
+
+def test_clocks_may_be_five_minutes_apart(judging: Caller) -> None:
+    now = int(time.time())
+
+    for moved, status in ((290, 200), (-590, 200), (320, 401), (-620, 401)):
+        assert signed_in(judging, assertion(iat=now + moved, exp=now + moved + 300)) == status
+
+
+def test_assertions_that_are_not_in_order_are_refused(judging: Caller) -> None:
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    head, body, signature = assertion().split(".")
+    for wrong in (
+        assertion(other),
+        assertion("an HMAC key of thirty-two bytes or more", "HS256"),
+        f"{head}.{body}.",
+        f"{head}.{assertion(sub='admin').split('.')[1]}.{signature}",
+        assertion(aud="somebody else"),
+        assertion(sub="abel.tuter"),
+        assertion(jti=None),
+        assertion(exp=None),
+        assertion(exp=int(time.time()) + 3600),
+        "not.a.jwt",
+        "",
+    ):
+        assert signed_in(judging, wrong) == 401
+
+
+def test_without_a_key_the_grant_is_not_known(caller: Caller) -> None:
+    assert signed_in(caller, assertion()) == 400
+
+
+@pytest.mark.parametrize("way", ["basic", "bearer", "header", "token"])
+def test_the_help_desk_lets_in_whom_it_is_told_to(start: Start, way: str) -> None:
+    caller = start(helpdesk_auth=way)
+    url = caller.sandbox.helpdesk_url
+    form = {"grant_type": "client_credentials", "client_id": "poller", "client_secret": "sandbox-secret"}
+    token = requests.post(f"{url}/oauth/token", data=form, timeout=10).json()["access_token"]
+    right: dict[str, dict[str, Any]] = {
+        "basic": {"auth": ("svc.poller", "sandbox-password")},
+        "bearer": {"headers": {"Authorization": "Bearer sandbox-key"}},
+        "header": {"headers": {"X-Api-Key": "sandbox-key"}},
+        "token": {"headers": {"Authorization": f"Bearer {token}"}},
+    }
+
+    let_in = {
+        name
+        for name, given in right.items()
+        if requests.get(f"{url}/api/tickets", timeout=10, **given).status_code == 200
+    }
+
+    assert let_in == {way}
+    foreign: dict[str, Any] = {"headers": {"Authorization": f"Bearer {caller.sign_in()}"}}
+    assert requests.get(f"{url}/api/tickets", timeout=10, **foreign).status_code == 401
+    assert requests.get(f"{url}/sandbox/tickets", timeout=10).status_code == 200

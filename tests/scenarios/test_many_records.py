@@ -68,7 +68,8 @@ def tickets(count: int) -> list[Fields]:
 
 #: What a query of the product may consist of; the values are looked at one by one.
 _PART = re.compile(
-    r"(?P<field>user_name|correlation_id|sys_id|sys_created_on)(?P<operator>IN|=|STARTSWITH|ENDSWITH|>=|>)(?P<value>.+)",
+    r"(?P<field>user_name|correlation_id|sys_id|sys_created_on|name|element)"
+    r"(?P<operator>IN|=|STARTSWITH|ENDSWITH|>=|>|ISNOTEMPTY)(?P<value>.*)",
     re.DOTALL,
 )
 
@@ -97,10 +98,15 @@ def misread(ledger: Sequence[Fields], logins: Iterable[str]) -> list[str]:
 def _meant(field: str, operator: str, value: str, names: set[str]) -> bool:
     if value.strip().lower().startswith("javascript:") or re.search(r"[\x00-\x1f\x7f]", value):
         return False
+    if operator == "ISNOTEMPTY" or re.fullmatch(r"poller-probe:[0-9a-f]{32}", value):
+        return field in {"user_name", "correlation_id"} and not (operator == "ISNOTEMPTY" and value)
     if field != "user_name":
         shapes = {
             "correlation_id": r"(poller-probe:[0-9a-f]{32}|[a-z0-9-]+:|([a-z0-9-]+:[0-9a-f]{8}:[0-9a-f]{32},?)+)",
             "sys_id": r"([0-9a-f]{32},?)+",
+            # The dictionary's.
+            "name": "incident,task",
+            "element": "caller_id,short_description,description,work_notes",
             "sys_created_on": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
         }
         return re.fullmatch(shapes[field], value) is not None

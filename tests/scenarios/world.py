@@ -541,9 +541,22 @@ def _check_record(
     login = as_text(ticket["requester"]["login"])
     if there["caller_id"] != (callers.find(login) or callers.default):
         found["wrong caller"].append(f"{key}: {login[:60]!r} became {there['caller_id']!r}")
-    for column, field, length in (("short_description", "subject", 160), ("description", "body", 4000)):
-        if there[column] != as_text(ticket[field])[:length]:
+    for column, text in _texts(as_text(ticket["subject"]), as_text(ticket["body"])).items():
+        if there[column] != text:
             found["wrong text"].append(f"{key}: {column} is {there[column][:80]!r}")
+
+
+def _texts(title: str, text: str) -> dict[str, str]:
+    """Return what is to stand in the two columns: cut with a mark, a long title in full below a text that leaves room."""
+    mark = " … [cut]"
+    fitted = {
+        column: whole if len(whole) <= most else whole[: most - len(mark)] + mark
+        for column, whole, most in (("short_description", title, 160), ("description", text, 4000))
+    }
+    below = f"{text}\n\n[short_description] {title}" if text else f"[short_description] {title}"
+    if len(title) > 160 and len(below) <= 4000:
+        fitted["description"] = below
+    return fitted
 
 
 def as_text(value: Any) -> str:

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import requests
 from pydantic import ValidationError
 
-from poller.clients.servicenow import ServiceNowClient, ServiceNowSettings
+from poller.clients.servicenow import ServiceNowClient
 from poller.errors import (
     BlockedError,
     HeldError,
@@ -21,91 +18,17 @@ from poller.errors import (
     TransientError,
     UnknownOutcome,
 )
-from poller.identity import correlation_display, correlation_id, derived_sys_id
-from poller.model import AlreadyThere, Intent, Operation, Prepared, Ready, Record, Undeliverable
+from poller.identity import correlation_display
+from poller.model import AlreadyThere, Intent, Ready, Undeliverable
 from poller.sandbox.faults import CREATE, FAULTS, READ
-from poller.sandbox.options import Options
 from poller.sandbox.people import derived_id
 from poller.sandbox.sandbox import Sandbox
 from poller.sinks import SINKS
 from poller.sinks.servicenow import ServiceNowSink, ServiceNowSinkSettings
+from tests.sinks.house import control, incidents, intent, make, order, prepare, record
 
 #: These answer well, only late.
 HARMLESS = {"slow", "slow_drip", "slow_commit"}
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Options(tickets=0, users=120)) as one:
-        yield one
-
-
-@pytest.fixture
-def client(sandbox: Sandbox) -> Iterator[ServiceNowClient]:
-    auth = {"type": "client_credentials", "client_id": "poller", "client_secret": "sandbox-secret"}
-    given = {"instance": sandbox.servicenow_url, "correlation_prefix": "t", "auth": auth, "read_timeout": "1s"}
-    one = ServiceNowClient(ServiceNowSettings.model_validate(given))
-    yield one
-    one.close()
-
-
-def make(client: ServiceNowClient, **more: Any) -> ServiceNowSink:
-    return ServiceNowSink(ServiceNowSinkSettings.model_validate({"type": "servicenow"} | more), client)
-
-
-@pytest.fixture
-def sink(client: ServiceNowClient) -> ServiceNowSink:
-    return make(client)
-
-
-def record(key: str = "1", username: object = "abel.tuter", **fields: object) -> Record:
-    given = {"username": username, "title": f"title {key}", "description": "text"} | fields
-    return Record(
-        route="desk",
-        key=key,
-        version="1",
-        fields=given,
-        correlation_id=correlation_id("t", "desk", key),
-        derived_sys_id=derived_sys_id("t", "desk", key),
-        first_seen=NOW,
-    )
-
-
-def prepare(sink: ServiceNowSink, *records: Record, fresh: bool = False) -> list[Prepared]:
-    return sink.prepare(records, now=NOW, fresh=fresh)
-
-
-def intent(sink: ServiceNowSink, one: Record, **more: Any) -> Intent:
-    (ready,) = prepare(sink, one)
-    assert isinstance(ready, Ready)
-    given = {"attempt": 1, "with_sys_id": True, "number": 1} | more
-    return Intent(
-        route=one.route,
-        key=one.key,
-        version=one.version,
-        operation=Operation.CREATE,
-        body=ready.body,
-        correlation_id=one.correlation_id,
-        derived_sys_id=one.derived_sys_id,
-        **given,
-    )
-
-
-def control(sandbox: Sandbox, path: str, body: object = None) -> Any:
-    url = f"{sandbox.servicenow_url}/sandbox/{path}"
-    answer = requests.get(url, timeout=5) if body is None else requests.post(url, json=body, timeout=5)
-    assert answer.ok, answer.text
-    return answer.json()
-
-
-def incidents(sandbox: Sandbox) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = control(sandbox, "incidents")["incidents"]
-    return rows
-
-
-def order(sandbox: Sandbox, fault: str, method: str) -> None:
-    control(sandbox, "next", {"fault": fault, "count": 1, "method": method})
 
 
 # Users.
@@ -174,15 +97,8 @@ def test_names_are_asked_for_together_and_remembered(sandbox: Sandbox, sink: Ser
     prepare(sink, *records, fresh=True)
     third = sandbox.ledger.counts()["total"]
 
-    # Token, canary, users, pre-check; then the pre-check alone; then users and pre-check.
-    assert (first, second - first, third - second) == (4, 1, 2)
-
-
-def test_a_full_page_means_that_names_are_asked_for_one_by_one(sandbox: Sandbox, sink: ServiceNowSink) -> None:
-    prepare(sink)
-    sandbox.switches.change({"drop_fields": ["user_name"]})
-    found = prepare(sink, record("1", "abel.tuter"), record("2", "nobody"))
-    assert all(isinstance(one, Undeliverable) for one in found)
+    # Token, canary, pre-check, dictionary, users; then the pre-check alone; then users and pre-check.
+    assert (first, second - first, third - second) == (5, 1, 2)
 
 
 def test_an_unknown_user_is_dead_omitted_or_replaced(client: ServiceNowClient) -> None:
@@ -196,7 +112,7 @@ def test_an_unknown_user_is_dead_omitted_or_replaced(client: ServiceNowClient) -
         (ready,) = prepare(make(client, unknown_user=default), record(username=name))
         assert isinstance(ready, Ready)
         assert json.loads(ready.body)["caller_id"] == derived_id("sys_user", "beth.anglin")
-        assert ready.note == "default" or not name
+        assert ready.note == "caller_id: default"
 
     with pytest.raises(BlockedError, match=r"unknown_user\.username"):
         prepare(make(client, unknown_user={"policy": "default", "username": "nobody"}), record(username="nobody"))
@@ -297,8 +213,12 @@ def test_an_improper_answer_is_never_nothing_found(sandbox: Sandbox, sink: Servi
 # Creates.
 
 
-def test_a_create_is_compared_and_read_back(sandbox: Sandbox, sink: ServiceNowSink) -> None:
-    mine = intent(sink, record("1", title="x" * 300), read_back=True)
+def test_a_create_is_compared_and_read_back(sandbox: Sandbox, client: ServiceNowClient) -> None:
+    fields = {"short_description": "{{ title }}", "caller_id": {"user": "{{ username }}"}, "subcategory": "{{ sort }}"}
+    sink = make(client, fields=fields)
+    # What the dictionary does not tell us is cut by the instance, and told.
+    sandbox.switches.change({"forbid_tables": ["sys_dictionary"]})
+    mine = intent(sink, record("1", sort="x" * 300), read_back=True)
 
     made = sink.deliver(mine)
 
@@ -308,8 +228,21 @@ def test_a_create_is_compared_and_read_back(sandbox: Sandbox, sink: ServiceNowSi
     assert row["caller_id"] == derived_id("sys_user", "abel.tuter")
     assert row["correlation_display"] == correlation_display("desk", "1")
     assert (made.learnt, made.read_back, made.altered, made.sys_id_honoured) == ("response", True, None, True)
-    assert [(one.field, one.kind) for one in made.differences] == [("short_description", "cut")]
+    assert [(one.field, one.kind) for one in made.differences] == [("subcategory", "cut")]
     assert made.created_at == row["sys_created_on"]
+
+
+def test_what_was_cut_here_and_what_is_written_only_are_no_differences(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    fields = {"short_description": "{{ title }}", "description": "{{ description }}", "work_notes": "{{ title }}"}
+    sink = make(client, fields=fields)
+
+    made = sink.deliver(intent(sink, record("1", title="x" * 300, description="y" * 5000)))
+
+    (row,) = incidents(sandbox)
+    assert (len(row["short_description"]), len(row["description"])) == (160, 4000)
+    assert made.differences == ()
 
 
 def test_a_sys_id_that_is_ignored_is_noticed(sandbox: Sandbox, sink: ServiceNowSink) -> None:

@@ -18,6 +18,13 @@ class Asked:
     query: dict[str, str]
     headers: dict[str, str]
     port: int
+    method: str = "GET"
+    body: bytes = b""
+
+    @property
+    def sent(self) -> Any:
+        """The body, which is JSON."""
+        return json.loads(self.body)
 
 
 @dataclass
@@ -41,7 +48,7 @@ class Fake:
 
 
 @contextmanager
-def serving(answer: Callable[[Asked], Say]) -> Iterator[Fake]:
+def serving(answer: Callable[[Asked], Say]) -> Iterator[Fake]:  # noqa: C901  one server, its whole life
     fake = Fake(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,7 +56,9 @@ def serving(answer: Callable[[Asked], Say]) -> Iterator[Fake]:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            asked = Asked(parts.path, dict(parse_qsl(parts.query)), dict(self.headers), server.server_port)
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            query = dict(parse_qsl(parts.query))
+            asked = Asked(parts.path, query, dict(self.headers), server.server_port, self.command, body)
             fake.asked.append(asked)
             say = fake.answer(asked)
             body = say.body if isinstance(say.body, bytes) else json.dumps(say.body).encode()
@@ -58,8 +67,11 @@ def serving(answer: Callable[[Asked], Say]) -> Iterator[Fake]:
                 self.send_header("Date", format_datetime(say.date or datetime.now(UTC), usegmt=True))
             for name, value in {"Content-Type": "application/json", **say.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            if say.status != 304:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if say.status == 304:
+                return
             if not say.drip:
                 self.wfile.write(body)
                 return
@@ -72,9 +84,7 @@ def serving(answer: Callable[[Asked], Say]) -> Iterator[Fake]:
             except OSError:
                 return
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            self.do_GET()
+        do_POST = do_GET  # noqa: N815  the name http.server asks for
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

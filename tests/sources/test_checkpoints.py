@@ -1,6 +1,7 @@
 """Which of two checkpoints is later, and how one is handed back."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, strategies as st
@@ -135,3 +136,60 @@ def test_f45_the_largest_is_never_later_than_the_answer_and_never_earlier_than_b
 )
 def test_newer(version: str, other: str, replaces: bool) -> None:
     assert newer(version, other) is replaces
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("name", "writing"), [("iso", "%Y-%m-%dT%H:%M:%S"), ("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M"), ("iso", "%Y-%m-%d %H:%M")]
+)
+def test_f45_times_without_a_zone_skip_nothing_in_the_hour_that_comes_twice(name: str, writing: str) -> None:
+    """A record a minute through the night of 26 October 2025, read every minute: what is handed shows each in time."""
+    local = CheckpointFormat(name=name, overlap=timedelta(minutes=5), zone=BERLIN)
+    began = datetime(2025, 10, 25, 23, 0, tzinfo=UTC)
+    records: list[tuple[datetime, str]] = []
+    taken: set[datetime] = set()
+    stored: str | None = None
+    for minute in range(240):
+        now = began + timedelta(minutes=minute)
+        records.append((now, now.astimezone(BERLIN).strftime(writing)))
+        asked = local.handed(stored) if stored else ""
+        # The source compares its own local times, as texts of one writing are compared.
+        shown = [(at, text) for at, text in records if not asked or _moment(text, writing) >= _moment(asked, writing)]
+        taken |= {at for at, _ in shown}
+        seen = Seen(local, stored)
+
+        assert seen.page([text for _, text in shown], now) == (), "nothing lies in the future"
+        stored = seen.largest
+
+    assert taken == {at for at, _ in records}
+
+
+def _moment(text: str, writing: str) -> datetime:
+    return datetime.strptime(text, writing)  # noqa: DTZ007  local on purpose
+
+
+def test_f45_a_time_without_a_zone_is_in_the_zone_that_is_stated() -> None:
+    local = CheckpointFormat(name="iso", overlap=timedelta(minutes=5), zone=BERLIN)
+    now = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+    seen, utc = Seen(local, None), Seen(ISO, None)
+
+    assert seen.page(["2026-06-01T14:00:00"], now) == ()
+    assert utc.page(["2026-06-01T14:00:00"], now) == ("2026-06-01T14:00:00",)
+    assert local.handed("2026-06-01T14:00:00") == "2026-06-01T13:55:00"
+    assert local.read("2026-06-01T14:00:00Z").order == ISO.read("2026-06-01T14:00:00").order
+
+
+@pytest.mark.parametrize(
+    ("stored", "handed"),
+    [("1.78e9", "1779999700"), ("1780000000.123", "1779999700.123"), ("1780000000", "1779999700"), (" 5 ", "-295")],
+)
+def test_epoch_in_any_writing(stored: str, handed: str) -> None:
+    assert CheckpointFormat(name="epoch", overlap=timedelta(minutes=5)).handed(stored) == handed
+
+
+def test_a_pattern_of_digits_alone_is_no_number() -> None:
+    assert (
+        CheckpointFormat(name="%Y%m%d%H%M%S", overlap=timedelta(minutes=5)).handed("20260601000200") == "20260531235700"
+    )
