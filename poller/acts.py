@@ -107,5 +107,8 @@ def _unreadable(found: Found) -> Decision:
     if found.state is State.SKIPPED:
         said = "a dead letter again; it cannot be read, but a readable version of it is received by itself"
         return Decision(answer=Answer.DONE, said=said, state=State.DEAD)
-    said = "it could not be read: mend it at its source, and the readable version is received by itself"
+    said = (
+        "it could not be read: mend it at its source, and the readable version is received by itself; "
+        "where its source does not offer it any more, poller rewind"
+    )
     return Decision(answer=Answer.REFUSED, said=said)

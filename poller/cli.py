@@ -100,7 +100,7 @@ def preview(
 
 @cli.command(short_help="How routes stand: checkpoints, guard, counts, holds.")
 @_as_json
-@click.option("--check", is_flag=True, help="Exit code 1 on a hold, dead records or old work.")
+@click.option("--check", is_flag=True, help="Exit code 1 on a hold, dead records, old work, or polls that do not come.")
 @click.option("--max-age", default="15m", show_default=True, metavar="TIME", help="Work older than this is old.")
 @_with_settings
 def status(*, machine: bool, check: bool, max_age: str, settings: str | None) -> int:
@@ -171,7 +171,7 @@ def sandbox(context: click.Context) -> int:
     """Start a stand-in ServiceNow and help desk, for rehearsals."""
     from poller.sandbox.cli import main as serve
 
-    return serve(context.args)
+    return serve(context.args, prog="poller sandbox")
 
 
 @cli.command(short_help="See it at work: sandbox, one poll, the incidents created.")

@@ -370,6 +370,72 @@ def test_a_table_that_two_routes_share_is_asked_about_once(used: Place) -> None:
     assert len(lines_of(ended, "columns of helpdesk")) == len(lines_of(ended, "columns of second")) == 1
 
 
+# Look-ups.
+
+
+def with_group(place: Place, table: str = "sys_user_group", by: str = '"name"', more: str = "") -> None:
+    form = f'{{ lookup = "{table}", by = {by}, value = "{{{{ title }}}}", unknown = "omit"{more} }}'
+    place.write(
+        place.text.replace(
+            'short_description = "{{ title }}"', f'assignment_group = {form}\nshort_description = "{{{{ title }}}}"'
+        )
+    )
+
+
+@pytest.mark.parametrize("invalid_query", ["drops", "no-rows"])
+@pytest.mark.parametrize(
+    ("table", "by", "name", "said"),
+    [
+        ("sys_user_grup", '"name"', "sys_user_grup.name", "did you mean sys_user_group?"),
+        ("cmn_location", '"name"', "cmn_location.name", "see the table's name at the instance"),
+        ("sys_user_group", '"nmae"', "sys_user_group.nmae", "no row of sys_user_group can be seen that shows nmae"),
+    ],
+)
+def test_a_mistyped_table_or_column_of_a_look_up_is_a_fault(
+    used: Place, invalid_query: str, table: str, by: str, name: str, said: str
+) -> None:
+    used.sandbox.switches.change({"invalid_query": invalid_query})
+    with_group(used, table, by)
+
+    ended = used.poller("check")
+
+    assert ended.returncode == 1
+    line = line_of(ended, f"look-up {name}")
+    assert line.startswith("✗ ")
+    assert said in line
+    assert "correct routes.helpdesk.sink.fields.assignment_group" in line
+
+
+def test_each_column_of_a_look_up_is_asked_for_itself(used: Place) -> None:
+    with_group(used, by='["name", "nmae"]')
+    used.write(used.settings.read_text("utf-8").replace('by = ["user_name"]', 'by = ["user_name", "emial"]'))
+
+    ended = used.poller("check")
+
+    assert line_of(ended, "look-up sys_user_group.name") == "✓ look-up sys_user_group.name: can be read"
+    assert line_of(ended, "look-up sys_user_group.nmae").startswith("✗")
+    assert "correct routes.helpdesk.sink.fields.caller_id" in line_of(ended, "look-up sys_user.emial")
+    assert lines_of(ended, "look-up sys_user.user_name") == []  # asked before, as sys_user
+
+
+def test_a_table_of_a_look_up_that_may_not_be_read_is_a_fault(used: Place) -> None:
+    used.sandbox.switches.forbid_tables = ["sys_user_group"]
+    with_group(used)
+
+    line = line_of(used.poller("check"), "look-up sys_user_group.name")
+
+    assert line.endswith("svc.poller may not read sys_user_group; give svc.poller a role that reads sys_user_group")
+
+
+def test_what_a_row_must_have_besides_is_asked_with_it(used: Place) -> None:
+    with_group(used, more=', where = { actve = "true" }')
+
+    line = line_of(used.poller("check"), "look-up sys_user_group.name, actve = true")
+
+    assert line.startswith("✗")
+    assert "shows name and actve = true" in line
+
+
 # Database and guard.
 
 
@@ -435,6 +501,51 @@ def test_a_field_that_is_empty_in_every_record_is_told(place: Place) -> None:
     assert ended.returncode == 0
     said = "! source of helpdesk: field description: empty in all 6 records; see the expression"
     assert f"{said} routes.helpdesk.source.fields.description" in ended.stdout
+
+
+def test_a_list_without_records_is_a_warning_until_there_is_a_checkpoint(place: Place) -> None:
+    nothing = place.text.replace('records = "tickets"', 'records = "tickets[?id == `0`]"')
+    place.write(nothing.replace('# checkpoint = "updated_at" ', 'checkpoint = "updated_at" '))
+    never = place.poller("check")
+    place.write(place.text.replace('# checkpoint = "updated_at" ', 'checkpoint = "updated_at" '))
+    assert place.poller("once").returncode == 0
+    place.write(nothing.replace('# checkpoint = "updated_at" ', 'checkpoint = "updated_at" '))
+    later = place.poller("check")
+
+    assert never.returncode == 0
+    assert line_of(never, "source of helpdesk") == (
+        "! source of helpdesk: 0 records on the first page; if there should be some, see routes.helpdesk.source.records"
+    )
+    assert line_of(later, "source of helpdesk").startswith("✓ source of helpdesk: 0 records on the first page since ")
+
+
+def test_an_xml_path_that_fits_nothing_is_a_warning(used: Place) -> None:
+    (used.folder / "list.xml").write_text("<list><ticket><id>1</id></ticket></list>", "utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+        cwd=used.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        port = server.stdout.readline().split("port ")[1].split()[0]
+        start, end = used.text.index("[routes.helpdesk.source]"), used.text.index("[routes.helpdesk.sink]")
+        source = f"""[routes.helpdesk.source]
+type = "http"
+url = "http://127.0.0.1:{port}/list.xml"
+format = "xml"
+records = "//tikcet"
+key = "id"
+[routes.helpdesk.source.fields]
+username = "id"
+title = "id"
+description = "id"
+
+"""
+        used.write(used.text[:start] + source + used.text[end:])
+        ended = used.poller("check")
+        server.terminate()
+
+    assert ended.returncode == 0
+    assert line_of(ended, "source of helpdesk").endswith("see routes.helpdesk.source.records")
 
 
 def test_the_checkpoint_is_understood_or_a_fault(place: Place) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,72 @@ def test_young_work_is_not_old(polled: Place) -> None:
     assert polled.poller("status", "--check", "--max-age", "1ms").returncode == 1
 
 
+def ago(length: timedelta) -> int:
+    """Return a moment as the database keeps it."""
+    return int((datetime.now(UTC) - length).timestamp() * 1_000_000)
+
+
+def overdue(place: Place, *arguments: str) -> list[str]:
+    """Return what `status --check` says of polls that are missing; people and machines are told the same."""
+    people = place.poller("status", "--check", *arguments)
+    machines = place.poller("status", "--check", "--json", *arguments)
+
+    told = json.loads(machines.stdout)
+    problems: list[str] = told["check"]["problems"]
+    assert people.returncode == machines.returncode == (1 if problems else 0)
+    assert bool(problems) is bool(told["routes"][0]["overdue"])
+    # The age goes on between the two.
+    assert all(f"check: {problem.partition(' (')[0]}" in people.stdout for problem in problems)
+    return problems
+
+
+def test_a_source_that_fails_for_long_needs_a_person(polled: Place) -> None:
+    polled.database(
+        f"UPDATE checkpoints SET finished_at = {ago(timedelta(minutes=17))}, polled_at = {ago(timedelta(seconds=3))}, "
+        "failures = 40, error = 'connection refused'"
+    )
+
+    (problem,) = overdue(polled)
+
+    told = r"helpdesk: no good poll since \S+Z \(17m \d+s\): connection refused; poller check asks the source .*"
+    assert re.fullmatch(told, problem)
+    assert overdue(polled, "--max-age", "1h") == []
+    assert polled.poller("status").returncode == 0
+
+
+def test_a_daemon_that_is_not_there_to_poll_needs_a_person(polled: Place) -> None:
+    gone = ago(timedelta(minutes=17))
+    polled.database(f"UPDATE checkpoints SET finished_at = {gone}, polled_at = {gone}")
+
+    (problem,) = overdue(polled)
+
+    assert re.search(r"no try has ended since \S+Z; see whether the daemon runs", problem)
+    # The error of its last try is not why nobody tries any more.
+    polled.database(f"UPDATE checkpoints SET finished_at = {ago(timedelta(days=1))}, failures = 1, error = 'refused'")
+    assert "see whether the daemon runs" in overdue(polled)[0]
+
+
+def test_a_first_poll_that_never_ends_well_counts_from_the_first_start(polled: Place) -> None:
+    polled.database(
+        f"UPDATE checkpoints SET finished_at = NULL, polled_at = {ago(timedelta())}, failures = 9, error = 'refused'"
+    )
+
+    assert overdue(polled) == []
+    polled.database(f"UPDATE routes SET created_at = {ago(timedelta(minutes=17))}")
+    assert "helpdesk: no good poll ever, first started since" in overdue(polled)[0]
+
+
+def test_a_route_that_is_off_or_was_never_started_misses_no_poll(polled: Place, place: Place) -> None:
+    polled.database("UPDATE checkpoints SET finished_at = 1, polled_at = 1")
+    assert overdue(polled)
+    polled.write(polled.text.replace("[routes.helpdesk]", "[routes.helpdesk]\nenabled = false", 1))
+    assert overdue(polled) == []
+
+    place.settings.with_name("poller.db").unlink()
+    assert place.poller("migrate").returncode == 0
+    assert overdue(place) == []
+
+
 def test_a_used_up_hour_is_shown_as_a_hold(place: Place) -> None:
     place.write(place.text.replace("# max_new_per_hour = 500", "max_new_per_hour = 2"))
     assert place.poller("once").returncode == 1
@@ -238,8 +305,6 @@ def test_listings_work_while_the_daemon_runs(place: Place) -> None:
 
 
 def test_lengths_of_time_are_told_in_their_largest_units() -> None:
-    from datetime import timedelta
-
     assert [span(timedelta(seconds=each)) for each in (0, 5, 65, 3600, 90061, -1)] == [
         "0s",
         "5s",

@@ -66,7 +66,9 @@ def test_retry_brings_a_dead_letter_back_and_explain_shows_it(polled: Place) -> 
     assert ended.stdout == "helpdesk/1001: dead -> pending, prepared anew, past the caches\n"
     assert states(polled)["1001"] == "pending"
     explained = polled.poller("explain", "helpdesk", "1001").stdout
-    assert re.search(r"^operator \S+: retry at \S+: was dead: the user is there now$", explained, re.MULTILINE)
+    assert re.search(
+        r"^operator \S+: retry at \S+: was dead; reason given: the user is there now$", explained, re.MULTILINE
+    )
     # What is there already is found, so that no second incident comes of it.
     assert polled.poller("once").returncode == 0
     assert states(polled)["1001"] == "delivered"
@@ -160,7 +162,7 @@ def test_a_reason_cannot_forge_what_explain_shows(polled: Place) -> None:
 
     (line,) = [each for each in polled.poller("explain", "helpdesk", "1001").stdout.splitlines() if "operator" in each]
 
-    assert line.endswith(r"was dead: one\x0atwo\x1b[31m\u2028 three")
+    assert line.endswith(r"was dead; reason given: one\x0atwo\x1b[31m\u2028 three")
 
 
 # Rewind.

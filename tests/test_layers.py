@@ -67,7 +67,7 @@ ALLOWED = {
     "once": f"{TOOLS} route dispatcher settings wiring engine_room migrate marks work",
     "service": f"{TOOLS} ingress route dispatcher settings wiring engine_room migrate signals systemd marks work",
     "demo": f"{TOOLS} settings engine_room once sandbox commands",
-    "commands": f"{TOOLS} ingress route dispatcher settings wiring engine_room once service migrate signals systemd",
+    "commands": f"{TOOLS} enrich ingress route dispatcher settings wiring engine_room once service migrate signals systemd",
     "options": "",
     "operator_cli": "options commands",
     "cli": f"options operator_cli {TOOLS} route dispatcher settings wiring engine_room once service migrate sandbox commands demo",

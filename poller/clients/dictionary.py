@@ -73,6 +73,8 @@ class Columns:
     """What is known of some columns of a table; one that is not in there is not known at all."""
 
     by_name: Mapping[str, Column] = field(default_factory=dict)
+    #: Columns that the table and all above it do not have. Only what is sure: elsewhere a column is merely not known.
+    absent: frozenset[str] = frozenset()
     #: Why `DELIVERED` stands in for the dictionary; None: this is what the instance said.
     why: str | None = None
 
@@ -125,7 +127,7 @@ class Dictionary:
 
     def _read(self) -> tuple[Columns, float]:
         try:
-            found = self._ask()
+            found, absent = self._ask()
         except BlockedError as error:
             if error.evidence.status not in {400, 403, 404}:
                 raise
@@ -138,18 +140,24 @@ class Dictionary:
         self._failures = 0
         if not found:
             return self._delivered("sys_dictionary look-up: no row for any of our columns can be seen"), REFUSED
-        return Columns(by_name=found), GOOD
+        return Columns(by_name=found, absent=absent), GOOD
 
     def _delivered(self, why: str) -> Columns:
         return Columns(by_name={name: DELIVERED[name] for name in self._names if name in DELIVERED}, why=why)
 
-    def _ask(self) -> dict[str, Column]:
+    def _ask(self) -> tuple[dict[str, Column], frozenset[str]]:
+        """Return what is found, and what surely is not there."""
         tables = list(dict.fromkeys((self._table, _PARENT)))
         found = self._rows(tables, self._names)
         missing = [name for name in self._names if name not in found]
-        if missing and (others := [name for name in self._ancestors() if name not in tables]):
+        if not missing:
+            return found, frozenset()
+        above = self._ancestors()
+        if others := [name for name in above if name not in tables]:
             found |= self._rows(others, missing)
-        return found
+        # Where the tables above cannot be seen, a column may be one of theirs; an incident has a task above it, and no more.
+        sure = bool(above) or self._table == "incident"
+        return found, frozenset(name for name in missing if name not in found) if sure and found else frozenset()
 
     def _rows(self, tables: Sequence[str], names: Sequence[str]) -> dict[str, Column]:
         """Return *names* as the first of *tables* has them that has them at all."""

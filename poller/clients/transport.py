@@ -245,7 +245,7 @@ class Transport(HTTPAdapter):
             connection.close()
             pool._put_conn(connection)  # noqa: SLF001  see above
             if isinstance(error, Exception):
-                raise unsent(target.host, error, self._proxy_name) from error
+                raise unsent(target.authority, error, self._proxy_name) from error
             raise
         return connection
 

@@ -10,7 +10,7 @@ from poller.commands.opening import read_settings, reading
 from poller.commands.showing import as_json, brief, clean, say, timestamp, warn
 from poller.model import FINISHED, State
 from poller.store.lives import AttemptLine, DeliveryLine, Life, life
-from poller.store.reading import snapshot
+from poller.store.reading import route_lines, snapshot
 
 #: What each state means to a person.
 _MEANING = {
@@ -38,8 +38,12 @@ def explain(option: str | None, route: str, key: str, *, machine: bool) -> int:
     """Tell all that is known of one record; 1 where there is none."""
     _, settings = read_settings(option)
     with reading(settings) as store, snapshot(store) as connection:
+        known = {line.name for line in route_lines(connection)} | settings.routes.keys()
+        if route not in known:
+            warn(clean(f"poller explain: there is no route {route}; there are: {', '.join(sorted(known))}"))
+            return 1
         # Bytes that are no text in any encoding cannot be a key.
-        found = life(connection, route, key) if _is_text(route + key) else None
+        found = life(connection, route, key) if _is_text(key) else None
     if found is None:
         warn(clean(f"poller explain: route {route} has no record {key}; poller records {route} lists them"))
         return 1

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from poller import guard
 from poller.clients.servicenow import ServiceNowClient
 from poller.commands.opening import read_settings, reading
+from poller.commands.overdue import overdue, words
 from poller.commands.showing import as_json, brief, clean, say, span
 from poller.model import State
 from poller.settings import Route, Settings
@@ -49,6 +50,7 @@ def status(option: str | None, *, machine: bool, check: bool, max_age: str) -> i
             waiting=store_reading.oldest_waiting(connection),
             guards=_guards(settings, connection),
             flooded=_flooded(settings, connection, now),
+            oldest=oldest,
         )
         remotes = standing.remote_standing(connection)
     routes = [_route(name, settings.routes.get(name), found, now) for name in found.names(settings)]
@@ -75,6 +77,8 @@ class _Found:
     guards: dict[str, guard.InForce]
     #: Routes whose hour is used up.
     flooded: frozenset[str]
+    #: How old work may be, and how late a poll.
+    oldest: timedelta
 
     def names(self, settings: Settings) -> list[str]:
         """Return the routes in the order of the settings, then those that are in the database alone."""
@@ -129,6 +133,7 @@ def _route(name: str, route: Route | None, found: _Found, now: datetime) -> dict
         "oldest_waiting": None if since is None else {"first_seen": since, "age_seconds": now - since},
         "held": _held(line) or _flood(route, flooded=name in found.flooded and since is not None),
         "blocked": _blocked(line),
+        "overdue": overdue(route, line, now=now, most=found.oldest),
     }
 
 
@@ -189,6 +194,8 @@ def _problems(routes: list[dict[str, Any]], oldest: timedelta) -> Iterator[str]:
         waiting = route["oldest_waiting"]
         if waiting and waiting["age_seconds"] > oldest:
             yield f"{name}: the oldest record waits for {span(waiting['age_seconds'])}: poller records {name}"
+        if late := route["overdue"]:
+            yield f"{name}: {words(late)}; {late['remedy']}"
 
 
 # For people.
@@ -218,6 +225,9 @@ def _route_lines(route: dict[str, Any], now: datetime) -> Iterator[str]:
     if waiting := route["oldest_waiting"]:
         yield f"  oldest      waits for {span(waiting['age_seconds'])}, since {brief(waiting['first_seen'])}"
     yield from _poll_lines(route["checkpoint"], now)
+    if late := route["overdue"]:
+        yield f"  OVERDUE     {words(late)}"
+        yield f"              what to do: {late['remedy']}"
     if found := route["guard"]:
         proving = ", proving: one create at a time" if found["proving"] else ""
         yield f"  guard       {found['in_force']}{proving}: {found['why']}"

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from poller.formats.csv import CsvFormat
 from poller.formats.interface import Format
 from poller.formats.json import JsonFormat
+from poller.formats.plain import TextFormat
 from poller.formats.xml import XmlFormat
 
-#: What ``format`` may be.
+#: What ``format`` of a source may be; ``text`` is for follow-up requests alone.
 FORMATS = ("json", "xml", "csv")
 
 
@@ -18,7 +19,7 @@ def open_format(name: str, *, namespaces: Mapping[str, str] | None = None, delim
     Return the format of that name.
 
     Args:
-        name: One of `FORMATS`.
+        name: One of `FORMATS`, or ``text``.
 
         namespaces: XML only: prefix -> URI, for expressions.
 
@@ -33,4 +34,6 @@ def open_format(name: str, *, namespaces: Mapping[str, str] | None = None, delim
         return XmlFormat(namespaces)
     if name == "csv":
         return CsvFormat(delimiter)
+    if name == "text":
+        return TextFormat()
     raise ValueError(f"unknown format; known: {', '.join(FORMATS)}")

@@ -50,11 +50,19 @@ def _chance(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _parser() -> argparse.ArgumentParser:
+_PROG = "python -m poller.sandbox"
+_LOOKING = """\
+Users and groups that records can name are listed with the password of the integration user:
+  curl -u svc.poller:sandbox-password http://HOST:PORT/api/now/table/sys_user
+  curl -u svc.poller:sandbox-password http://HOST:PORT/api/now/table/sys_user_group
+"""
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m poller.sandbox",
+        prog=prog,
         description="A stand-in ServiceNow and a stand-in help desk. Prints one JSON line with their addresses, then serves.",
-        epilog=f"Set-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
+        epilog=f"{_LOOKING}\nSet-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -126,9 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def options_from(argv: Sequence[str] | None = None) -> Options:
+def options_from(argv: Sequence[str] | None = None, *, prog: str = _PROG) -> Options:
     """Return the options a command line asks for; a wrong one ends the process with one line and exit code 2."""
-    parser = _parser()
+    parser = _parser(prog)
     given = vars(parser.parse_args(argv))
     if bool(given["certificate"]) != bool(given["key"]):
         parser.error("--certificate and --key go together")
@@ -145,9 +153,9 @@ def options_from(argv: Sequence[str] | None = None) -> Options:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code."""
-    options = options_from(argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code; *prog* is what it was started as."""
+    options = options_from(argv, prog=prog)
     try:
         sandbox = Sandbox(options)
     except (ssl.SSLError, OSError, StateError, ValueError) as error:
@@ -157,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, OSError)
             else ""
         )
-        sys.stderr.write(f"python -m poller.sandbox: cannot start: {reason}{where}\n")
+        sys.stderr.write(f"{prog}: cannot start: {reason}{where}\n")
         return 1
     # A handler may take no lock, as an Event does: it could run while the main thread holds it.
     ended, rung = socket.socketpair()

@@ -9,6 +9,7 @@ Source: guarantee.md 2.3 (2); servicenow.md 4.1.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from poller.clients.dictionary import Columns, Dictionary
+from poller.clients.dictionary import DELIVERED, Columns, Dictionary
 from poller.clients.query import Query
 from poller.enrich import Found, Lookups
 from poller.enrich.lookups import MISS_SECONDS
@@ -112,8 +113,19 @@ class Bodies:
         if all(draft.never for draft in drafts):
             return [Undeliverable(reason=draft.never or "") for draft in drafts]
         columns = self.dictionary.columns()
+        self._check_columns(columns)
         answers = self._find([draft for draft in drafts if draft.never is None], fresh=fresh)
         return [self._prepared(draft, answers, columns, now) for draft in drafts]
+
+    def _check_columns(self, columns: Columns) -> None:
+        """Raise where a column is not there: the instance would drop what is sent for it, without a word."""
+        for name in self._settings.fields:
+            if name in columns.absent:
+                close = difflib.get_close_matches(name, columns.by_name.keys() | DELIVERED.keys(), n=1)
+                hint = f"did you mean {close[0]}?" if close else "poller check compares them all"
+                raise BlockedError(
+                    f"{self._settings.table} has no column {name}, says its sys_dictionary: what is sent there would be lost; {hint}"
+                )
 
     def _draft(self, record: Record) -> _Draft:
         draft = _Draft(record=record)

@@ -283,6 +283,12 @@ class ServiceNowSinkSettings(Model):
         """Return the variables that the templates need."""
         return frozenset().union(*(template.names for template in self.templates().values()))
 
+    def questions(self) -> Mapping[str, Question]:
+        """Return where names are looked for, by the column that wants them."""
+        return {
+            name: self.question(form) for name, form in self.fields.items() if isinstance(form, UserField | LookupField)
+        }
+
     def question(self, form: UserField | LookupField) -> Question:
         """Return where the names of *form* are looked for."""
         if isinstance(form, UserField):

@@ -39,7 +39,10 @@ class DetailSettings(Model):
         Duration, Field(ge=timedelta(0), description="how long the answer of one address serves other records too")
     ] = timedelta(hours=1)
     format: Annotated[
-        Literal["json", "xml"] | None, Field(description="left out: that of the list, where that is not csv; else json")
+        Literal["json", "xml", "text"] | None,
+        Field(
+            description='left out: that of the list, where that is not csv; else json. text: the expression "@" is all of it'
+        ),
     ] = None
 
     def given_by(self) -> str | None:

@@ -71,6 +71,8 @@ class Details:
         """
         if not self._details or not records:
             return tuple(records), ()
+        for detail in self._details:
+            detail.begin()
         there = known([(record.key, record.version) for record in records])
         whole: list[SourceRecord] = []
         malformed: list[Malformed] = []
@@ -152,6 +154,13 @@ class _Detail:
             field: self._format.compile(text) for field, text in settings.fields.items()
         }
         self._kept = _Cache(settings.cache.total_seconds(), clock)
+        #: Addresses without an answer that can be used, and why: for one page only, since they may be mended at any time.
+        self._refused: dict[str, str] = {}
+        self._named = f"{asker.where}, {settings.url}"
+
+    def begin(self) -> None:
+        """Begin a page: what could not be had before may be there now."""
+        self._refused.clear()
 
     def forget(self) -> None:
         """Drop what is remembered of earlier answers."""
@@ -161,12 +170,16 @@ class _Detail:
         if any(not fields[name].strip() for name in self._url.names):
             return {}
         url = self._address(fields)
+        if url in self._refused:
+            raise _Gone(self._refused[url])
         found = self._kept.get(url)
         if found is None:
-            found = self._asked(url)
+            try:
+                found = self._asked(url)
+            except _Gone as error:
+                self._refused[url] = str(error)
+                raise
             self._kept.put(url, found)
-        if isinstance(found, str):
-            raise _Gone(found)
         return found
 
     def _address(self, fields: Mapping[str, str]) -> str:
@@ -183,21 +196,21 @@ class _Detail:
             raise _Gone("the address of its detail would leave its folder; it was not asked")
         return urljoin(self._home, url)
 
-    def _asked(self, url: str) -> Mapping[str, str] | str:
-        """Return the fields, or why there are none."""
+    def _asked(self, url: str) -> Mapping[str, str]:
         query = Query(url=url)
         answer = self._asker.ask(query, {"Accept": self._format.accept}, accepted=frozenset({200, 404, 410}))
         if answer.status != 200:
-            return f"its detail is not there: {self._asker.where} answered {answer.status}"
+            raise _Gone(f"its detail is not there: {self._named} answered {answer.status}")
         try:
             document = self._format.read(answer.body, self._encoding or self._charset(answer)).value
             return {name: expression.text_of(document) for name, expression in self._expressions.items()}
         except FormatFault as error:
             raise TransientError(
-                f"{self._asker.where} answered 200 to a detail, but {error}", evidence=Evidence(status=200)
+                f"{self._named} answered 200 to a detail, but {error}; json, xml and text are known, see detail.format",
+                evidence=Evidence(status=200),
             ) from None
         except ExpressionFault as error:
-            return f"its detail: {error}"
+            raise _Gone(f"its detail {self._named}: {error}") from None
 
 
 class _Cache:
@@ -205,21 +218,21 @@ class _Cache:
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds, self._clock = seconds, clock
-        self._kept: OrderedDict[str, tuple[float, Mapping[str, str] | str]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, Mapping[str, str]]] = OrderedDict()
         self._characters = 0
 
     def clear(self) -> None:
         self._kept.clear()
         self._characters = 0
 
-    def get(self, url: str) -> Mapping[str, str] | str | None:
+    def get(self, url: str) -> Mapping[str, str] | None:
         until, found = self._kept.get(url, (0.0, None))
         if found is None or self._clock() >= until:
             return None
         self._kept.move_to_end(url)
         return found
 
-    def put(self, url: str, found: Mapping[str, str] | str) -> None:
+    def put(self, url: str, found: Mapping[str, str]) -> None:
         if not self._seconds:
             return
         if url in self._kept:
@@ -231,5 +244,5 @@ class _Cache:
             self._characters -= _size(gone, dropped)
 
 
-def _size(url: str, found: Mapping[str, str] | str) -> int:
-    return len(url) + (len(found) if isinstance(found, str) else sum(map(len, found.values())))
+def _size(url: str, found: Mapping[str, str]) -> int:
+    return len(url) + sum(map(len, found.values()))

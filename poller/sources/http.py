@@ -76,6 +76,8 @@ class HttpSource:
         # One that is left over from settings that had a checkpoint is nobody's.
         seen = self._seen(None if resumes or settings.checkpoint is None else checkpoint)
         handed = checkpoint if resumes or checkpoint is None else self._handed(checkpoint)
+        if handed is None and not resumes:
+            handed = settings.first_checkpoint
         pager = settings.paging.pager(Request(url=settings.url, bare=not settings.params), checkpoint, self._documents)
         request: Request | None = pager.first()
         first = self._queries.query(pager.first(), handed)

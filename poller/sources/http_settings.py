@@ -53,6 +53,9 @@ class HttpSourceSettings(RemoteSettings, RecordSettings):
             description="iso, epoch, number or a strptime pattern; left out: integers, epoch and RFC 3339 are recognised"
         ),
     ] = None
+    first_checkpoint: Annotated[
+        str | None, Field(description="handed to the source until the first whole poll has finished; left out: none")
+    ] = None
     checkpoint_zone: Annotated[
         str | None, Field(description='of times without a zone, such as "Europe/Berlin"; left out: UTC')
     ] = None
@@ -183,6 +186,8 @@ class HttpSourceSettings(RemoteSettings, RecordSettings):
             yield "paging.resume and checkpoint are two checkpoints; give one of them"
         if "checkpoint" in self._names_used() and self.checkpoint is None and not self.paging.resumes:
             yield "params use {{ checkpoint }}, but no checkpoint is given"
+        if self.first_checkpoint is not None and self.checkpoint is None:
+            yield "first_checkpoint stands in for a checkpoint, and none is given"
 
     def _names_used(self) -> frozenset[str]:
         return names_used(self.params, self.body if isinstance(self.body, (dict, list, str)) else None)

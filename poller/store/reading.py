@@ -55,6 +55,7 @@ class RouteLine:
 
     id: int
     name: str
+    created_at: datetime
     baseline_done: bool
     succeeded_at: datetime | None
     blocked_until: datetime | None
@@ -173,9 +174,9 @@ def route_lines(connection: Connection) -> list[RouteLine]:
     c, p = routes.c, checkpoints.c
     query = (
         select(
-            c.id, c.name, c.baseline_done, c.succeeded_at, c.blocked_until, c.blocked_failures, c.blocked_error,
-            c.held_reason, c.held_error, c.held_at, c.held_until, p.value.label("checkpoint"), p.moved_at, p.polled_at,
-            p.finished_at, p.not_before, func.coalesce(p.failures, 0).label("failures"), p.error,
+            c.id, c.name, c.created_at, c.baseline_done, c.succeeded_at, c.blocked_until, c.blocked_failures,
+            c.blocked_error, c.held_reason, c.held_error, c.held_at, c.held_until, p.value.label("checkpoint"),
+            p.moved_at, p.polled_at, p.finished_at, p.not_before, func.coalesce(p.failures, 0).label("failures"), p.error,
         )
         .join(checkpoints, p.route_id == c.id, isouter=True)
         .order_by(c.id)

@@ -137,7 +137,7 @@ def _act(connection: Connection, wish: Wish, record_ids: Sequence[int], now: dat
                 update(deliveries).where(d.id == row.delivery, d.not_before > now).values(not_before=now)
             )
         if decision.state is not None or decision.look_now:
-            reason = f"was {row.state}: {wish.reason}"
+            reason = f"was {row.state}; reason given: {wish.reason}"
             note(connection, wish.act, row.route_id, reason, now=now, record_id=row.id)
         told.append(_told(row, decision))
     return told

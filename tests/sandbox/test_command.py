@@ -160,5 +160,18 @@ def test_help_names_faults_and_endpoints() -> None:
     assert all(word in text for word in ("lost_answer", "/sandbox/ledger", "/api/tickets/cursor", "--invalid-query"))
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(COMMAND, "python -m poller.sandbox"), ([sys.executable, "-m", "poller", "sandbox"], "poller sandbox")],
+)
+def test_usage_and_errors_name_what_was_started(command: list[str], name: str) -> None:
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, timeout=20).stdout
+    wrong = subprocess.run([*command, "--bogus"], capture_output=True, text=True, check=False, timeout=20)
+
+    assert told.startswith(f"usage: {name} [")
+    assert "curl -u svc.poller:sandbox-password http://HOST:PORT/api/now/table/sys_user_group\n" in told
+    assert wrong.stderr.startswith(f"{name}: ")
+
+
 def test_durations_are_read_as_written() -> None:
     assert [seconds(text) for text in ("150ms", "10s", "30m", "1h", "2", 0.5)] == [0.15, 10, 1800, 3600, 2, 0.5]

@@ -46,7 +46,9 @@ def test_a_dead_letter_is_retried_and_another_skipped_beside_the_daemon(database
         assert [row["correlation_display"] for row in here.sandbox.incidents()] == [f"{ROUTE}/{one}"]
         assert not any(here.check().values())
         told = json.loads(here.command("explain", ROUTE, str(one), "--json").stdout)
-        assert [(act["act"], act["reason"]) for act in told["acts"]] == [("retry", "was dead: imported now")]
+        assert [(act["act"], act["reason"]) for act in told["acts"]] == [
+            ("retry", "was dead; reason given: imported now")
+        ]
 
 
 def test_a_rewind_beside_the_daemon_is_the_next_polls_beginning(tmp_path: Path) -> None:

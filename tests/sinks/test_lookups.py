@@ -14,7 +14,7 @@ from poller.model import NotYet, Ready, Undeliverable
 from poller.sandbox.people import derived_id
 from poller.sandbox.sandbox import Sandbox
 from poller.sinks.servicenow import ServiceNowSink
-from tests.sinks.house import NOW, body, calls, control, make, prepare, reason, record
+from tests.sinks.house import NOW, body, calls, control, incidents, make, prepare, reason, record
 
 GROUP = {"lookup": "sys_user_group", "by": "name", "value": "{{ team }}"}
 URGENCY = {"from": "{{ priority }}", "map": {"high": "1", "low": "3", "Straße": "2"}}
@@ -366,3 +366,24 @@ def test_how_each_field_came_about_is_noted_without_its_text(client: ServiceNowC
         "urgency: mapped",
         "short_description: cut to 160 of 700 characters; the whole is in description",
     ]
+
+
+def test_a_column_that_the_table_does_not_have_blocks_the_route_and_nothing_is_sent(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    sink = make(client, fields={"short_desciption": "{{ title }}", "description": "{{ description }}"})
+
+    with pytest.raises(BlockedError) as caught:
+        prepare(sink, record())
+
+    assert "incident has no column short_desciption" in str(caught.value)
+    assert "did you mean short_description?" in str(caught.value)
+    assert incidents(sandbox) == []
+
+
+def test_a_dictionary_that_cannot_be_read_blocks_nothing(sandbox: Sandbox, client: ServiceNowClient) -> None:
+    sandbox.switches.change({"forbid_tables": ["sys_dictionary"]})
+
+    (prepared,) = prepare(make(client, fields={"u_of_our_own": "{{ title }}"}), record())
+
+    assert "u_of_our_own" in body(prepared)

@@ -364,3 +364,35 @@ def test_a_detail_that_fails_beside_one_known_record_is_compared_with_that_one()
 
     assert [each.key for each in page.malformed] == ["1"]
     assert names(page) == {"2": ""}
+
+
+def test_a_detail_that_was_not_there_is_asked_for_again_at_the_next_poll() -> None:
+    missing: dict[str, Say] = {"_11": Say(status=404)}
+
+    def answer(asked: Asked) -> Say:
+        return desk(ticket(1), ticket(3), **missing)(asked)
+
+    with serving(answer) as fake:
+        polled = source(fake)
+        first = only(polled)
+        asked_once = paths(fake)
+        missing.clear()
+        second = only(polled)
+
+    assert {each.key for each in first.malformed} == {"1", "3"}
+    # Once for both records of the page, and then anew.
+    assert asked_once == ["/api/users/11"]
+    assert names(second) == {"1": "u11", "3": "u11"}
+
+
+def test_a_detail_in_plain_text() -> None:
+    def answer(asked: Asked) -> Say:
+        if asked.path.endswith("/text"):
+            return Say("Räuch & Qualm".encode("latin-1"), headers={"Content-Type": "text/plain; charset=iso-8859-1"})
+        return desk(ticket(1))(asked)
+
+    text = {"url": "/api/tickets/{{ key }}/text", "fields": {"description": "@"}, "format": "text"}
+    with serving(answer) as fake:
+        page = only(source(fake, text))
+
+    assert [record.fields["description"] for record in page.records] == ["Räuch & Qualm"]

@@ -635,3 +635,12 @@ def test_a_stored_checkpoint_of_another_format_is_said_clearly() -> None:
 
     assert "rewind" in str(error)
     assert fake.asked == []
+
+
+def test_the_first_checkpoint_is_handed_out_until_there_is_one() -> None:
+    with serving(lambda _asked: Say({"tickets": [{"id": 7, "title": "t"}]})) as fake:
+        polled = source(fake, params={"since": "{{ checkpoint }}"}, checkpoint="id", first_checkpoint="0")
+        list(polled.poll(None))
+        list(polled.poll("7"))
+
+    assert [asked.query["since"] for asked in fake.asked] == ["0", "7"]

@@ -12,6 +12,7 @@ from poller.clients.servicenow import ServiceNowClient
 from poller.commands.checking.account import Account
 from poller.commands.checking.database import Remembered, database, guard
 from poller.commands.checking.findings import Finding, Report, Status, warning
+from poller.commands.checking.lookups import lookups
 from poller.commands.checking.sources import source
 from poller.commands.checking.tables import Target
 from poller.commands.checking.zone import time_zone
@@ -107,6 +108,7 @@ def _instance(report: Report, client: ServiceNowClient, enabled: dict[str, Route
             continue
         report.tell_all(chain.from_iterable(each() for each in target.checks()))
         seen = seen if seen[0] is not None else (target.row, target.table)
+    report.tell_all(lookups(account, _here(enabled)))
     if seen[1]:
         report.tell_all(time_zone(account, *seen))
 
@@ -115,9 +117,13 @@ def _is_servicenow(kind: str) -> bool:
     return kind == "servicenow"
 
 
+def _here(enabled: dict[str, Route]) -> dict[str, Route]:
+    return {name: route for name, route in enabled.items() if _is_servicenow(route.sink.type)}
+
+
 def _targets(account: Account, enabled: dict[str, Route]) -> Iterator[Target]:
     """Yield each table once, however many routes use it."""
-    here = {name: route for name, route in enabled.items() if _is_servicenow(route.sink.type)}
+    here = _here(enabled)
     for table in dict.fromkeys(route.sink.table for route in here.values()):
         yield Target(
             account=account,

@@ -26,7 +26,7 @@ def source(name: str, route: Route, checkpoint: str | None) -> Iterator[Finding]
     except PollerError as error:
         yield fault(label, *_refused(name, error))
         return
-    yield from _first(name, label, page, checkpoint)
+    yield from _first(name, label, page, checkpoint, _list(name, route))
     if not page.last:
         yield from _second(name, label, page, pages)
     _close(made)
@@ -37,7 +37,7 @@ def _refused(name: str, error: PollerError) -> tuple[str, str]:
     if "not trusted" in said:
         return said.partition("; see tls.ca")[0], f"put the PEM of its CA into routes.{name}.source.tls.ca"
     if error.evidence.status in {401, 403}:
-        return said, f"see routes.{name}.source.auth, and what that account may read"
+        return said.partition("; check auth")[0], f"check routes.{name}.source.auth, and what that account may read"
     if "checkpoint" in said and isinstance(error, BlockedError):
         return said, f"see routes.{name}.source.checkpoint and checkpoint_format"
     if isinstance(error, TransientError) and error.evidence.status == 200:
@@ -45,7 +45,13 @@ def _refused(name: str, error: PollerError) -> tuple[str, str]:
     return said, f"see routes.{name}.source"
 
 
-def _first(name: str, label: str, page: Page, checkpoint: str | None) -> Iterator[Finding]:
+def _list(name: str, route: Route) -> str:
+    """Return the setting that says where the records are: of CSV and of rows, there is none."""
+    has = hasattr(route.source, "records") and getattr(route.source, "format", None) != "csv"
+    return f"routes.{name}.source{'.records' if has else ''}"
+
+
+def _first(name: str, label: str, page: Page, checkpoint: str | None, where: str) -> Iterator[Finding]:
     count, bad = len(page.records), page.malformed
     since = "" if checkpoint is None else f" since checkpoint {checkpoint}"
     more = "" if page.last else "; more pages follow"
@@ -57,6 +63,9 @@ def _first(name: str, label: str, page: Page, checkpoint: str | None) -> Iterato
         remedy = f"mend them at the source, or see routes.{name}.source.key and fields; each becomes a dead letter"
         # Where none can be read, the settings are wrong and not the records.
         yield (warning if count else fault)(label, said, remedy)
+    elif not count and checkpoint is None:
+        # An expression that fits nothing looks like a system that has nothing.
+        yield warning(label, told, f"if there should be some, see {where}")
     else:
         yield well(label, told)
     if page.refused:

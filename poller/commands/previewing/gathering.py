@@ -7,6 +7,7 @@ Nothing is written anywhere: no record, no checkpoint, no database that is not t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -33,6 +34,7 @@ from poller.store import reading as listings
 from poller.store.earlier import Earlier, earlier
 from poller.store.rows import chunks, dump, load
 from poller.store.standing import routes_standing
+from poller.translate import TemplateFault
 from poller.wiring import look
 
 #: A sink prepares so many at once.
@@ -79,6 +81,8 @@ class Shown:
     number: str | None = None
     #: What was posted before, where it is kept.
     before: Fields | None = None
+    #: What the record gives for each column that is looked up or mapped; for the operator's eyes, never for a log.
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def differing(self) -> dict[str, str]:
@@ -201,6 +205,17 @@ def _shown(record: Record, answer: Prepared, rendered: Prepared | None, before: 
         number=number,
         before=was.body if was else None,
     )
+
+
+def given(route: Route, each: SourceRecord) -> dict[str, str]:
+    """Return what the templates of columns that are looked up or mapped give for a record."""
+    variables = {"key": each.key, "version": each.version, **load(dump(each.fields))}
+    found = {}
+    for name, template in route.sink.templates().items():
+        if not isinstance(route.sink.fields[name], str):
+            with suppress(TemplateFault):  # which is the record's reason then
+                found[name] = template.render(variables)
+    return found
 
 
 def broken(each: Malformed) -> Shown:

@@ -95,8 +95,9 @@ def _shown(
     before = replace(before, earlier=gathering.known(settings, name, [each.key for each in records]))
     shown: list[Shown] = []
     try:
-        for one in gathering.prepared(sink, records, name=name, prefix=prefix, before=before):
-            shown.append(one)  # noqa: PERF402
+        made = gathering.prepared(sink, records, name=name, prefix=prefix, before=before)
+        for record, one in zip(records, made, strict=True):
+            shown.append(replace(one, given=gathering.given(route, record)))
     except PollerError as error:
         fault = fault or f"look-ups: {error}"
     shown += [gathering.broken(each) for each in found if isinstance(each, Malformed)]

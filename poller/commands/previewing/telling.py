@@ -21,6 +21,8 @@ _MEANING: Final = {
     "undeliverable": "cannot be delivered",
     "malformed": "cannot be read",
 }
+#: So much is shown of what a record gives for a look-up or a map.
+_GIVEN: Final = 40
 _MARKS: Final = {"changed": "~", "new": "+", "gone": "-"}
 
 
@@ -65,10 +67,25 @@ def _block(name: str, each: Shown) -> Iterator[str]:
     if each.outcome == "known":
         said = f"known, {each.state}{f' as {each.number}' if each.number else ''}; not posted again"
     version = f", version {cut(each.version, 30)}" if each.version else ""
-    yield f"{name} / {each.key or '(no key)'}{version}: {said}{f': {each.reason}' if each.reason else ''}"
+    yield f"{name} / {each.key or '(no key)'}{version}: {said}{_why(each)}"
     if each.body is not None:
         yield from _fields(each)
     yield ""
+
+
+def _why(each: Shown) -> str:
+    if not each.reason:
+        return ""
+    # A reason begins with its column and never holds what the record says: that is shown here alone.
+    given = each.given.get(each.reason.partition(":")[0])
+    return f": {each.reason}" + (f'; it gives "{cut(clean(given), _GIVEN)}"' if given is not None else "")
+
+
+def _value(each: Shown, name: str) -> str:
+    """Return what is sent in a column, behind what the record gave for it."""
+    value = str((each.body or {}).get(name, "(not sent any more)"))
+    given = each.given.get(name, "").strip()
+    return value if not given or given == value else f"{cut(clean(given), _GIVEN)} -> {value}"
 
 
 def _fields(each: Shown) -> Iterator[str]:
@@ -80,8 +97,7 @@ def _fields(each: Shown) -> Iterator[str]:
     for name in names:
         note = f"  ({notes[name]})" if name in notes else ""
         mark = _MARKS.get(differing.get(name, ""), " ")
-        text = str(body[name]) if name in body else "(not sent any more)"
-        yield f"  {mark} {name:<{size}}  {cut(clean(text), room - len(note))}{note}"
+        yield f"  {mark} {name:<{size}}  {cut(clean(_value(each, name)), room - len(note))}{note}"
         if differing.get(name) in {"changed", "gone"}:
             yield f"    {'was':>{size}}  {cut(clean(before[name]), room)}"
     if each.before is not None and not differing:
