@@ -374,3 +374,19 @@ def test_what_stands_aside_is_passed_over_as_the_parser_does(pieces: list[str]) 
         return
 
     assert root.getroottree().docinfo.internalDTD is None
+
+
+@pytest.mark.parametrize("hostile", ["\x00", "\x0b", "\x1f", "\ufffe", "&#0;", "&#11;", "&#xD800;", "&#xFFFF;"])
+def test_s13_what_xml_cannot_hold_refuses_the_document(hostile: str) -> None:
+    with pytest.raises(FormatFault):
+        XML.read(f"<r><n>a{hostile}b</n></r>".encode())
+
+
+def test_s13_the_end_of_a_cdata_section_as_text_is_text() -> None:
+    assert found("string(n)", "<r><n>a]]&gt;b<![CDATA[]]]]><![CDATA[>]]></n></r>") == "a]]>b]]>"
+
+
+def test_s13_half_of_a_pair_is_replaced_before_it_is_stored() -> None:
+    row = open_format("json").read(b'{"n": "a\\ud800b\\u0000c"}').value
+
+    assert open_format("json").compile("n").text_of(row) == "a\ufffdb\ufffdc"
