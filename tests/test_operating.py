@@ -348,7 +348,7 @@ def test_each_act_is_kept_and_shown_in_the_life_of_the_record(house: House) -> N
     assert found is not None
     assert [(each.act, each.whole_route, each.reason) for each in found.acts] == [
         ("retry", False, "was dead; reason given: user was made"),
-        ("skip", False, "was pending: twice the same"),
+        ("skip", False, "was pending; reason given: twice the same"),
         ("rewind", True, "from the beginning to 7: lost a day"),
     ]
     assert all(each.who for each in found.acts)

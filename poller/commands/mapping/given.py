@@ -81,11 +81,10 @@ class Given(ServiceNowClient):
         asked = {part[1]: part[3].split(",") for part in parts if part[2] == "IN"}
         tables, names = asked.get("name", []), asked.get("element", [])
         rows: list[Fields] = []
-        for name in names:
+        # A file says nothing of columns that are not there; whether they are is what `poller check` asks the instance.
+        for name in names if tables else ():
             column = DELIVERED.get(name)
             length = self._lengths.get(name, column.length if column else None)
-            if not tables or (column is None and length is None):
-                continue
             kind, reference = (column.kind, column.reference) if column else ("string", "")
             row = {"name": tables[0], "element": name, "internal_type": kind, "reference": reference}
             rows.append(row | {"max_length": "" if length is None else str(length)})
