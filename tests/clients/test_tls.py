@@ -111,17 +111,20 @@ def test_a_server_that_does_not_take_our_certificate_has_surely_done_nothing(
     own(trustme.CA(), tmp_path)
     context = server(ca, clients=ca)
     context.maximum_version = newest
+    # TLS 1.2 has no word for "none".
+    wanted = TransientError if newest is ssl.TLSVersion.TLSv1_2 and not shown else BlockedError
     with serving(lambda _: Act(WHOLE), tls=context) as fake:
         kinds: set[type[PollerError]] = set()
-        for _ in range(5):
+        # A reset may overtake the server's word, the more so on a busy machine; the outcome is unknown then, which is safe.
+        for _ in range(100):
             with pytest.raises(PollerError) as caught:
                 remote(tmp_path, **(OWN if shown else {})).request("POST", url(fake), body=b"x")
             kinds.add(type(caught.value))
             if isinstance(caught.value, BlockedError):
                 assert "tls.certificate" in str(caught.value)
-        # A reset may overtake the server's word; then it stays unknown, which is safe. TLS 1.2 has no word for "none".
-        wordless = newest is ssl.TLSVersion.TLSv1_2 and not shown
-        assert (TransientError if wordless else BlockedError) in kinds
+            if wanted in kinds:
+                break
+        assert wanted in kinds
         assert not fake.arrived
 
 
