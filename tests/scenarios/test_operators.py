@@ -88,7 +88,7 @@ def test_a_storm_of_retries_and_kills_makes_no_second_incident(guard: str, datab
         storm.start()
         # A busy machine is slow to come into doubt.
         for kill in range(30):
-            if kill >= 6 and (guard != "settle" or sum(answer["kept"] for answer in answers)):
+            if kill >= 6 and (guard != "settle" or any(answer["kept"] for answer in answers)):
                 break
             here.sandbox.grow(6)
             over.wait(dice.uniform(0.5, 2.5))
