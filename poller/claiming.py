@@ -18,7 +18,7 @@ from poller.effects import Effects
 from poller.guard import READ_BACK_EVERY, InForce
 from poller.lifecycle import Claim, may_repeat
 from poller.logs import get_logger
-from poller.model import Record, State
+from poller.model import FINISHED, Operation, Record, State
 from poller.route import Route
 from poller.store import due, leases, standing, turns
 from poller.store.turns import Settled
@@ -77,8 +77,14 @@ class Claiming:
         coming = [at for at in (*self._not_before.values(), self._wake_at) if at > monotonic]
         return min(min(coming, default=monotonic + RESCAN) - monotonic, RESCAN)
 
-    def settled(self, settled: Sequence[Settled], monotonic: float, now: datetime) -> None:
+    def settled(self, settled: Sequence[Settled], routes: Mapping[str, Route], monotonic: float, now: datetime) -> None:
         """Note what will come due by what was just settled."""
+        finished = {each.claim.route_id for each in settled if each.verdict.state in FINISHED}
+        for route in routes.values() if finished else ():
+            if route.id in finished:
+                # The next version of a record waits for the one before, and its reply for the incident.
+                for waiting in (route.id if route.receiver.changes else None, route.replies):
+                    self._not_before.pop((waiting or 0, "pending"), None)
         for each in settled:
             state, due = each.verdict.state, each.verdict.not_before
             if state is State.READY:
@@ -153,7 +159,8 @@ class Claiming:
                 batch = batch[:1] if batch[0][0].refusals else [each for each in batch if not each[0].refusals]
                 claims = self._hold(turn, [claim for claim, _, _ in batch])
                 if route.max_new_per_hour:
-                    turns.admit(turn.connection, claims, now=turn.now)
+                    new = [claim for claim in claims if claim.intent.operation is not Operation.UPDATE]
+                    turns.admit(turn.connection, new, now=turn.now)
                 claimed.append(
                     Prepare(
                         route=route,
@@ -331,11 +338,12 @@ def _requests(work: Work) -> int:
 
 
 def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Claim:
+    creating = claim.intent.operation is Operation.CREATE
     intent = replace(
         claim.intent,
         attempt=claim.intent.attempt + 1,
         number=number,
-        with_sys_id=in_force.with_sys_id and not claim.omit_sys_id,
-        read_back=route.sink.guarded and (in_force.proving or number % READ_BACK_EVERY == 0),
+        with_sys_id=creating and in_force.with_sys_id and not claim.omit_sys_id,
+        read_back=creating and route.sink.guarded and (in_force.proving or number % READ_BACK_EVERY == 0),
     )
     return replace(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)

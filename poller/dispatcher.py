@@ -215,13 +215,14 @@ class Dispatcher:
             routes = {name: route for name, route in routes.items() if name in effects.standings}
             judged = judge(done, effects.standings, effects.guards, now)
             settled = judged.settled
-            lost = turns.settle(connection, self._store.owner, settled, now=now)
+            replies = {route.id: route.replies for route in routes.values() if route.replies is not None}
+            lost = turns.settle(connection, self._store.owner, settled, now=now, replies=replies)
             notes = effects.apply(connection, judged.effects, routes, now)
             # By the work and not by the delivery: one that an operator took out of its hands may be with another already.
             ended = {id(each.work) for each in done}
             working = {i: w for i, w in self._working.items() if id(w) not in ended}
             self._keep_leases(connection, routes, list(working), monotonic)
-            self._claiming.settled(settled, monotonic, now)
+            self._claiming.settled(settled, routes, monotonic, now)
             claimed = [] if self._stopping.is_set() else self._claim(connection, routes, working)
         # Committed: from here on, memory follows the database.
         self._unsettled = []

@@ -21,7 +21,7 @@ from poller.guard import InForce, Proof
 from poller.judging import Effect
 from poller.lifecycle import Claim, pause
 from poller.logs import get_logger
-from poller.model import Receipt
+from poller.model import Operation, Receipt
 from poller.route import Route
 from poller.store import standing
 from poller.store.standing import RemoteStanding, RouteStanding
@@ -201,7 +201,8 @@ class Effects:
         now: datetime,
     ) -> list[Note]:
         name = effect.route.name
-        if not effect.route.sink.guarded:
+        # What a guard rests on is proven by creates alone.
+        if not effect.route.sink.guarded or claim.intent.operation is not Operation.CREATE:
             return []
         key = effect.route.sink.guard_key()
         was = self._proofs.get(key, Proof())

@@ -26,12 +26,22 @@ def derived_sys_id(prefix: str, route_identity: str, key: str) -> str:
 
 def correlation_id(prefix: str, route_identity: str, key: str) -> str:
     """Return ``<prefix>:<8 hex of the route>:<32 hex of the record>``."""
-    return f"{prefix}:{_hash(route_identity)[:8]}:{derived_sys_id(prefix, route_identity, key)}"
+    return correlation_start(prefix, route_identity) + derived_sys_id(prefix, route_identity, key)
+
+
+def correlation_start(prefix: str, route_identity: str) -> str:
+    """Return how the correlation_ids of all records of a route begin."""
+    return f"{prefix}:{_hash(route_identity)[:8]}:"
 
 
 def correlation_display(route: str, key: str) -> str:
     """Return ``<route>/<key>``, cut to the column's 100 characters."""
     return f"{route}/{key}"[:100]
+
+
+def message_id(correlation_id: str, operation: str, version: str) -> str:
+    """Return what every copy of one delivery bears and no other delivery does: the correlation_id and 16 hex."""
+    return f"{correlation_id}:{_hash(operation, version)[:16]}"
 
 
 def malformed_key(raw: str) -> str:

@@ -151,6 +151,8 @@ def after_attempt(
 
         succeeded_since_refusal: A create of the route went through since the route's last refusal.
     """
+    if isinstance(outcome, Receipt) and outcome.unneeded is not None:
+        return Verdict(state=State.SKIPPED, outcome="unneeded", reason=outcome.unneeded, evidence=outcome.evidence)
     if isinstance(outcome, Receipt):
         return Verdict(state=State.DELIVERED, receipt=outcome, outcome="delivered", evidence=outcome.evidence)
     verdict = _after_error(claim, outcome, now=now, policy=policy, succeeded=succeeded_since_refusal)
@@ -256,6 +258,8 @@ def after_look(
 
         guard: The one in force now.
     """
+    if found is not None and found.unneeded is not None:
+        return Verdict(state=State.SKIPPED, outcome="unneeded", reason=found.unneeded, evidence=found.evidence)
     if found is not None:
         return Verdict(state=State.DELIVERED, receipt=found, outcome="found", evidence=found.evidence)
     # One whose wait nobody has set was taken over just now: the careful assumption.

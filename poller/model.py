@@ -60,6 +60,9 @@ class SourceRecord:
     version: str
     #: The names under ``fields`` in the settings, as templates see them.
     fields: Fields
+    #: A text that sorts as the versions do, where they can be compared: one that is lower than what was seen is ignored.
+    #: None: whatever was observed last is the newest.
+    order: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,13 @@ class Record:
     derived_sys_id: str
     #: When it was first seen; what a ``wait`` policy counts from.
     first_seen: datetime
+    #: What is prepared for it.
+    operation: Operation = Operation.CREATE
+    #: Of the row at ServiceNow, once it is known: what updates and replies speak of.
+    sys_id: str | None = None
+    number: str | None = None
+    #: The same for each copy of this delivery, and for no other: what receivers drop repeats by.
+    message_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +132,10 @@ class Intent:
     with_sys_id: bool = False
     #: After a create, read it back by correlation_id, as proof of look-up and of the sys_id.
     read_back: bool = False
-    #: An earlier attempt is still in doubt or the instance said "already there": look first.
+    #: Of the intent, ascending over all that this database ever had.
     number: int = 0
+    #: As `Record.message_id`: each attempt at this delivery bears it.
+    message_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +166,8 @@ class Receipt:
     duplicates: tuple[str, ...] = ()
     #: The sys_id was sent by us and is the one that came back. None: it was not sent.
     sys_id_honoured: bool | None = None
+    #: Why nothing was sent after all, such as an update of an incident that is closed; the delivery is skipped then.
+    unneeded: str | None = None
     evidence: Evidence = field(default_factory=Evidence)
 
 

@@ -56,8 +56,12 @@ def run_once(
     """
     if unknown := [name for name in names if name not in room.routes]:
         raise SettingsError([f"route {name} is not in the settings, or not enabled" for name in unknown])
-    chosen = [room.routes[name] for name in names] or list(room.routes.values())
-    room.routes = {route.name: route for route in chosen}
+    replies = {route.replies for route in room.routes.values()}
+    chosen = [room.routes[name] for name in names]
+    chosen = chosen or [route for route in room.routes.values() if route.id not in replies]
+    replying = {route.replies for route in chosen}
+    beside = [route for route in room.routes.values() if route.id in replying]
+    room.routes = {route.name: route for route in (*chosen, *beside)}
     room.dispatcher.replace_routes(room.routes)
     if room.begin():
         until = room.clock.now() + patience

@@ -59,6 +59,8 @@ class Route:
     requests_per_hour: int = 0
     #: Records let through within an hour; 0: all.
     max_new_per_hour: int = 0
+    #: The id of the route that delivers the replies of this one; see `poller.wiring`.
+    replies: int | None = None
     #: Called after each page that is committed.
     wake: Callable[[], None]
     #: A poll ends early, between two pages, once this says so.
@@ -149,7 +151,7 @@ class Route:
         if self._receiver(store).baseline:
             return {key for key, _ in asked}
         with store.read() as connection:
-            return readable_keys(connection, self.id, [key for key, _ in asked])
+            return readable_keys(connection, self.id, asked, changes_count=self.receiver.changes is not None)
 
     def _receiver(self, store: Store) -> Receiver:
         if not self.receiver.baseline:

@@ -81,7 +81,7 @@ class Service:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
-        log.info("service_started", version=__version__, routes=sorted(self._room.routes), pid=os.getpid())
+        log.info("service_started", version=__version__, routes=self._names(), pid=os.getpid())
         if self._room.begin():
             self._recover_soon()
         self._room.dispatcher.database_lost = self._recover_soon
@@ -93,7 +93,7 @@ class Service:
         self._scheduler.start()
         self._pulse = self._room.clock.monotonic()
         systemd.notify("READY=1", self._status())
-        log.info("service_ready", version=__version__, routes=sorted(self._room.routes))
+        log.info("service_ready", version=__version__, routes=self._names())
         number = self._watch()
         return self._stop(number)
 
@@ -140,7 +140,11 @@ class Service:
         return True
 
     def _status(self) -> str:
-        return f"STATUS={len(self._room.routes)} routes, {self._room.dispatcher.in_flight} deliveries under way"
+        return f"STATUS={len(self._names())} routes, {self._room.dispatcher.in_flight} deliveries under way"
+
+    def _names(self) -> list[str]:
+        """Return the routes of the settings; those of their replies are no routes of their own to an operator."""
+        return sorted(name for name in self._room.routes if "/" not in name)
 
     # Jobs.
 

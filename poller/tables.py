@@ -136,6 +136,8 @@ records = Table(
     # The version that is owed or was delivered, and the newest one seen at the source.
     Column("version", Text, nullable=False),
     Column("seen_version", Text, nullable=False),
+    # What that version sorts as, where versions can be compared.
+    Column("seen_order", Text),
     Column("correlation_id", String(100), nullable=False, unique=True),
     Column("sys_id", String(64)),
     Column("number", String(64)),

@@ -21,6 +21,8 @@ def tell_settled(settled: Iterable[Settled]) -> None:
         match verdict.state:
             case State.DELIVERED:
                 _delivered(each)
+            case State.SKIPPED:
+                log.info("record_skipped", **_who(each), reason=verdict.reason)
             case State.DEAD:
                 log.error("record_dead", **_who(each), attempts=each.claim.intent.attempt, error=verdict.reason)
             case State.WAITING:
@@ -43,6 +45,7 @@ def _who(each: Settled) -> dict[str, object]:
         "key": intent.key,
         "correlation_id": intent.correlation_id,
         "state": str(each.verdict.state),
+        "operation": str(intent.operation),
     }
 
 

@@ -29,6 +29,8 @@ class Place:
         self.folder = folder
         self.sandbox = sandbox
         text = (ROOT / "settings.toml").read_text("utf-8")
+        # One way is enough for most tests: neither replies nor the route to the vendor.
+        text = text[: text.index("# [routes.helpdesk.sink.update_fields]")] + text[text.index("# [retry]") :]
         text = text.replace("http://127.0.0.1:18080", sandbox.servicenow_url)
         self.text = text.replace("http://127.0.0.1:18081", sandbox.helpdesk_url)
         self.settings = folder / "settings.toml"

@@ -115,7 +115,7 @@ class FakeSink:
     def _prepared(self, record: Record) -> Prepared:
         if record.key in self.dead_keys:
             return Undeliverable(reason="user unknown")
-        if record.correlation_id in self.rows:
+        if record.operation is Operation.CREATE and record.correlation_id in self.rows:
             return AlreadyThere(receipt=self._receipt(record.correlation_id, "lookup", record.derived_sys_id))
         return Ready(body="{}")
 

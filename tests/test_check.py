@@ -418,6 +418,16 @@ def test_each_column_of_a_look_up_is_asked_for_itself(used: Place) -> None:
     assert lines_of(ended, "look-up sys_user.user_name") == []  # asked before, as sys_user
 
 
+def test_a_mistyped_look_up_of_an_update_is_a_fault(used: Place) -> None:
+    form = '{ lookup = "sys_user_group", by = "nmae", value = "{{ title }}", unknown = "omit" }'
+    used.write(used.text + f"\n[routes.helpdesk.sink.update_fields]\nassignment_group = {form}\n")
+
+    line = line_of(used.poller("check"), "look-up sys_user_group.nmae")
+
+    assert line.startswith("✗ ")
+    assert "correct routes.helpdesk.sink.update_fields.assignment_group" in line
+
+
 def test_a_table_of_a_look_up_that_may_not_be_read_is_a_fault(used: Place) -> None:
     used.sandbox.switches.forbid_tables = ["sys_user_group"]
     with_group(used)

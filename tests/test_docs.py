@@ -38,11 +38,25 @@ def completed(block: str) -> str:
     return "\n".join(pieces)
 
 
+def shown_files() -> dict[str, str]:
+    """The files that pages show in full, by the name that stands before each."""
+    found: dict[str, str] = {}
+    for page in sorted(DOCS.rglob("*.md")):
+        blocks = re.findall(
+            r"^`([^`\n]+)`[^\n]*:\n\n```xml\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+        found |= dict(blocks)
+    return found
+
+
 def made_up(text: str, folder: Path) -> None:
     """Make the files that the settings name: secrets, certificates, folders."""
     for name in re.findall(r'credential = "([^"]+)"', text):
         (folder / name).write_text("made-up")
         (folder / name).chmod(0o600)
+    shown = shown_files()
+    for name in re.findall(r'^(?:xslt|xsd|template) = "([^"]+)"', text, re.MULTILINE):
+        (folder / name).write_text(shown[name])
     if names := re.findall(r'^(ca|certificate|key) = "([^"]+\.(?:pem|key|crt))"', text, re.MULTILINE):
         authority = trustme.CA()
         ours = authority.issue_cert("poller.example")

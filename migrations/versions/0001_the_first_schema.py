@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("seen_version", sa.Text(), nullable=False),
+        sa.Column("seen_order", sa.Text(), nullable=True),
         sa.Column("correlation_id", sa.String(length=100), nullable=False),
         sa.Column("sys_id", sa.String(length=64), nullable=True),
         sa.Column("number", sa.String(length=64), nullable=True),

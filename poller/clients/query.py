@@ -101,6 +101,10 @@ class Query:
         """Add ``fieldENDSWITHvalue``."""
         return self._with(f"{check_field(field)}ENDSWITH{check_value(value)}")
 
+    def contains(self, field: str, value: str) -> Query:
+        """Add ``fieldLIKEvalue``: the value stands somewhere in it."""
+        return self._with(f"{check_field(field)}LIKE{check_value(value)}")
+
     def created_since(self, moment: datetime) -> Query:
         """Add ``sys_created_on>=…``; the instance compares UTC, to the second."""
         return self._with(f"sys_created_on>={moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")

@@ -21,7 +21,7 @@ _MOST: Final = 50
 _CHARACTERS: Final = 6000
 _PAGE: Final = 1000
 #: Written and never read back: an instance keeps their texts as rows of their own.
-_JOURNALS: Final = frozenset({"work_notes", "comments", "comments_and_work_notes"})
+JOURNALS: Final = frozenset({"work_notes", "comments", "comments_and_work_notes"})
 
 
 class Reader(Protocol):
@@ -195,7 +195,7 @@ def differences(sent: Mapping[str, object], row: Fields) -> tuple[Difference, ..
     """Return which fields came back otherwise than they were sent; never their texts."""
     found = []
     for name, value in sent.items():
-        if name in _JOURNALS:
+        if name in JOURNALS:
             continue
         there = row.get(name)
         if isinstance(there, dict):

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from poller.clients.address import check_instance
-from poller.clients.answers import Created, created, evidence, rows
+from poller.clients.answers import Created, created, evidence, is_sys_id, rows
 from poller.clients.auth import AuthSettings
 from poller.clients.http import Answer, BaseRemoteSettings, HttpRemote
 from poller.clients.oauth import Credentials, Grant, TokenSource, credentials
@@ -187,14 +187,33 @@ class ServiceNowClient:
         """
         if not str(query):
             raise ValueError("a look-up needs a condition")
-        params = {
-            "sysparm_query": str(query),
-            **({"sysparm_fields": ",".join(check_field(field) for field in fields)} if fields else {}),
-            "sysparm_limit": str(limit),
-            "sysparm_exclude_reference_link": "true",
-            "sysparm_no_count": "true",
-            "sysparm_suppress_pagination_header": "true",
-        }
+        return self._rows(table, {**_asked(str(query), fields, limit), "sysparm_no_count": "true"})[0]
+
+    def table_page(
+        self, table: str, query: str, fields: Sequence[str], limit: int, *, offset: int = 0, display: bool = False
+    ) -> tuple[list[Fields], int | None]:
+        """
+        Return one page of the rows that match an admin's query, and how many match before any row is hidden from us.
+
+        Args:
+            query: Encoded; whoever asks has put it together safely.
+
+            offset: Rows to leave out, to get past rows that are hidden.
+
+            display: Each value is ``{"value": …, "display_value": …}``.
+
+        Returns:
+            Rows, which may be fewer than *limit* although more follow; the count is None where the instance tells none.
+
+        Raises:
+            TransientError, BlockedError: As `table_get`.
+        """
+        params = _asked(query, fields, limit)
+        params |= {"sysparm_offset": str(offset)} if offset else {}
+        params |= {"sysparm_display_value": "all"} if display else {}
+        return self._rows(table, params)
+
+    def _rows(self, table: str, params: dict[str, str]) -> tuple[list[Fields], int | None]:
         url = self._url(table)
         grant = self._credentials.grant()
         answer = self._get(url, params, grant)
@@ -208,8 +227,11 @@ class ServiceNowClient:
                 self._credentials.drop(grant)
                 raise self._unauthenticated(answer)
         grant.proved = True
+        counted = answer.headers.get("x-total-count") or ""
+        total = int(counted) if counted.isascii() and counted.isdigit() and len(counted) < 12 else None
         try:
-            return rows(answer, self._credentials.secrets() if answer.status != 200 or not answer.is_json else ())
+            secrets = self._credentials.secrets() if answer.status != 200 or not answer.is_json else ()
+            return rows(answer, secrets), total
         except PollerError as error:
             raise _about(error, f"{table} look-up") from error
 
@@ -236,6 +258,43 @@ class ServiceNowClient:
 
             UnknownOutcome: It may have been done.
         """
+        return self._write("POST", self._url(table), f"{table} create", body, send_check, fields)
+
+    def update(
+        self,
+        table: str,
+        sys_id: str,
+        body: bytes,
+        send_check: Callable[[], None] | None = None,
+        *,
+        fields: Sequence[str] = (),
+    ) -> Created:
+        """
+        Change one row, once; what is returned is the row as it is then.
+
+        Raises:
+            ValueError: No sys_id.
+
+            TransientError, PermanentError, RefusedError, BlockedError: Surely not done.
+
+            UnknownOutcome: It may have been done.
+        """
+        if not is_sys_id(sys_id):
+            raise ValueError("no sys_id")
+        made = self._write("PATCH", f"{self._url(table)}/{sys_id}", f"{table} update", body, send_check, fields)
+        if made.sys_id != sys_id:
+            raise UnknownOutcome(f"{table} update: the answer is about another row", evidence=made.evidence)
+        return made
+
+    def _write(
+        self,
+        method: str,
+        url: str,
+        subject: str,
+        body: bytes,
+        send_check: Callable[[], None] | None,
+        fields: Sequence[str],
+    ) -> Created:
         params = {"sysparm_exclude_reference_link": "true"}
         if fields:
             wanted = dict.fromkeys(("sys_id", "number", *fields))
@@ -244,11 +303,9 @@ class ServiceNowClient:
         headers = _POST | dict(grant.headers)
         asked = self._wall()
         try:
-            answer = self._remote.request(
-                "POST", self._url(table), headers=headers, params=params, body=body, send_check=send_check
-            )
+            answer = self._remote.request(method, url, headers=headers, params=params, body=body, send_check=send_check)
         except UnknownOutcome as error:
-            raise _about(error, f"{table} create") from error
+            raise _about(error, subject) from error
         self._measure(asked, answer)
         if answer.status == 401:
             raise self._refused_write(grant, answer)
@@ -257,7 +314,7 @@ class ServiceNowClient:
         try:
             return created(answer, secrets)
         except PollerError as error:
-            raise _about(error, f"{table} create") from error
+            raise _about(error, subject) from error
 
     def _get(self, url: str, params: dict[str, str], grant: Grant) -> Answer:
         asked = self._wall()
@@ -293,6 +350,16 @@ class ServiceNowClient:
 
     def _url(self, table: str) -> str:
         return f"{self.instance}/api/now/table/{check_table(table)}"
+
+
+def _asked(query: str, fields: Sequence[str], limit: int) -> dict[str, str]:
+    return {
+        "sysparm_query": query,
+        **({"sysparm_fields": ",".join(check_field(field) for field in fields)} if fields else {}),
+        "sysparm_limit": str(limit),
+        "sysparm_exclude_reference_link": "true",
+        "sysparm_suppress_pagination_header": "true",
+    }
 
 
 def _about(error: PollerError, subject: str) -> PollerError:

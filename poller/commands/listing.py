@@ -68,7 +68,8 @@ def export(settings_option: str | None) -> int:
     with reading(settings) as store, snapshot(store) as connection:
         routes = store_reading.route_lines(connection)
         of_records = (asdict(line) for line in store_reading.all_records(connection))
-        of_routes = ({"route": line.name, "checkpoint": line.checkpoint} for line in routes)
+        # The replies of a route stand beside it and have no checkpoint.
+        of_routes = ({"route": line.name, "checkpoint": line.checkpoint} for line in routes if "/" not in line.name)
         for each in chain(of_records, of_routes):
             say(as_json(each))
     return 0

@@ -21,7 +21,7 @@ from poller.settings import Route, Settings
 from poller.store import reading as store_reading, standing
 from poller.store.reading import RouteLine, snapshot
 from poller.values import Duration
-from poller.wiring import Gate, build_sink
+from poller.wiring import Gate, build_sink, reply_name
 
 _BY_HAND = "; then: poller release ROUTE"
 #: What lifts a hold, by its reason.
@@ -48,6 +48,7 @@ def status(option: str | None, *, machine: bool, check: bool, max_age: str) -> i
             routes={line.name: line for line in store_reading.route_lines(connection)},
             counts=store_reading.counts(connection),
             waiting=store_reading.oldest_waiting(connection),
+            dead_replies=store_reading.dead_replies(connection),
             guards=_guards(settings, connection),
             flooded=_flooded(settings, connection, now),
             oldest=oldest,
@@ -74,6 +75,7 @@ class _Found:
     routes: dict[str, RouteLine]
     counts: dict[str, dict[str, int]]
     waiting: dict[str, datetime]
+    dead_replies: dict[str, int]
     guards: dict[str, guard.InForce]
     #: Routes whose hour is used up.
     flooded: frozenset[str]
@@ -82,7 +84,8 @@ class _Found:
 
     def names(self, settings: Settings) -> list[str]:
         """Return the routes in the order of the settings, then those that are in the database alone."""
-        return list(dict.fromkeys([*settings.routes, *self.routes]))
+        # How the replies of a route stand is told with it.
+        return list(dict.fromkeys([*settings.routes, *(name for name in self.routes if "/" not in name)]))
 
 
 def _duration(text: str) -> timedelta:
@@ -112,8 +115,8 @@ def _flooded(settings: Settings, connection: Connection, now: datetime) -> froze
         line.name
         for line in store_reading.route_lines(connection)
         if (route := settings.routes.get(line.name))
-        and route.max_new_per_hour
-        and standing.admitted_since(connection, line.id, now - timedelta(hours=1)) >= route.max_new_per_hour
+        and route.most_new_per_hour
+        and standing.admitted_since(connection, line.id, now - timedelta(hours=1)) >= route.most_new_per_hour
     )
 
 
@@ -133,8 +136,15 @@ def _route(name: str, route: Route | None, found: _Found, now: datetime) -> dict
         "oldest_waiting": None if since is None else {"first_seen": since, "age_seconds": now - since},
         "held": _held(line) or _flood(route, flooded=name in found.flooded and since is not None),
         "blocked": _blocked(line),
+        "reply": _reply(name, route, found),
         "overdue": overdue(route, line, now=now, most=found.oldest),
     }
+
+
+def _reply(name: str, route: Route | None, found: _Found) -> dict[str, Any] | None:
+    if (route is None or route.reply is None) and reply_name(name) not in found.routes:
+        return None
+    return {"dead": found.dead_replies.get(name, 0), "blocked": _blocked(found.routes.get(reply_name(name)))}
 
 
 def _schedule(route: Route) -> str:
@@ -168,7 +178,7 @@ def _held(line: RouteLine | None) -> dict[str, Any] | None:
 def _flood(route: Route | None, *, flooded: bool) -> dict[str, Any] | None:
     if route is None or not flooded:
         return None
-    error = f"more than {route.max_new_per_hour} new records within an hour; the rest waits"
+    error = f"more than {route.most_new_per_hour} new records within an hour; the rest waits"
     return {"reason": "flood", "error": error, "since": None, "until": None, "remedy": REMEDIES["flood"]}
 
 
@@ -191,6 +201,8 @@ def _problems(routes: list[dict[str, Any]], oldest: timedelta) -> Iterator[str]:
             yield f"{name}: held ({held['reason']}): {held['remedy']}"
         if dead := route["counts"].get(State.DEAD, 0):
             yield f"{name}: {dead} dead: poller records {name} --state dead"
+        if (reply := route["reply"]) and reply["dead"]:
+            yield f"{name}: {reply['dead']} replies dead: poller records {name} --state replying"
         waiting = route["oldest_waiting"]
         if waiting and waiting["age_seconds"] > oldest:
             yield f"{name}: the oldest record waits for {span(waiting['age_seconds'])}: poller records {name}"
@@ -239,6 +251,9 @@ def _route_lines(route: dict[str, Any], now: datetime) -> Iterator[str]:
     if blocked := route["blocked"]:
         yield f"  BLOCKED     until {brief(blocked['until'])}, {blocked['failures']} times: {blocked['error']}"
         yield f"              what to do: {blocked['remedy']}"
+    if (reply := route["reply"]) and (reply["dead"] or reply["blocked"]):
+        why = f", BLOCKED: {reply['blocked']['error']}" if reply["blocked"] else ""
+        yield f"  replies     {reply['dead']} dead{why}"
 
 
 def _poll_lines(checkpoint: dict[str, Any], now: datetime) -> Iterator[str]:

@@ -127,9 +127,9 @@ EVENTS: dict[str, EventSpec] = {
     "record_settled": EventSpec("debug", "route, key, state, reason", "A delivery went into `state`.", _STEP),
     "record_delivered": EventSpec(
         "info",
-        "route, key, correlation_id, number, sys_id, attempts, seconds, learnt",
-        "The incident exists and is bound to the record. `learnt`: from the `response`, by `lookup`, or by the `sweep`; "
-        "`seconds` since the record was first seen.",
+        "route, key, correlation_id, number, sys_id, attempts, seconds, learnt, operation",
+        "`create`: the incident exists and is bound to the record; `update`, `send`, `reply`: the receiver has confirmed. "
+        "`learnt`: from the `response`, by `lookup`, or by the `sweep`; `seconds` since the record was first seen.",
         _NOTHING,
     ),
     "record_waiting": EventSpec(
@@ -152,8 +152,8 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "record_skipped": EventSpec(
         "info",
-        "route, key, reason",
-        "The record is not delivered, on purpose: `baseline`, or an operator's word.",
+        "route, key, operation, reason",
+        "Not delivered, on purpose: `baseline`, an operator's word, or not needed, such as an update of an incident that is closed.",
         _NOTHING,
     ),
     "record_revived": EventSpec(

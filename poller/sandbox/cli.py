@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from poller.sandbox import control, dice, door, faults, helpdesk, proxy, setups
+from poller.sandbox import changing, control, dice, door, faults, helpdesk, inbox, proxy, setups
 from poller.sandbox.options import Options, Switches, seconds
 from poller.sandbox.sandbox import Sandbox
 from poller.sandbox.store import StateError
@@ -62,7 +62,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         description="A stand-in ServiceNow and a stand-in help desk. Prints one JSON line with their addresses, then serves.",
-        epilog=f"{_LOOKING}\nSet-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{helpdesk.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
+        epilog=f"{_LOOKING}\nSet-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{changing.__doc__}\n{helpdesk.__doc__}\n{inbox.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -7,7 +7,9 @@ GET /sandbox/incidents             ``{"incidents": [...]}``, flat strings, hidde
 GET /sandbox/counts                calls by kind, total, most_at_once; DELETE starts them anew
 GET /sandbox/users, POST           all users; POST adds one object or a list of them
 POST /sandbox/rows                 ``{"table", "rows": [...]}``, rows of any table, such as ``sys_user_group``
-POST /sandbox/incidents            adds rows as they are, doubles included; object or list
+POST /sandbox/incidents            adds rows as they are, doubles included; object or list; ``late`` as below
+DELETE /sandbox/incidents          removes those that ``{"sys_id" | "number" | "query"}`` names
+POST /sandbox/change               changes incidents as a person at the desk does, see `changing`
 GET /sandbox/faults, POST          probabilities by name; POST replaces them all
 POST /sandbox/next                 ``{"fault", "method", "path", "contains", "count"}`` for the next calls
 GET /sandbox/switch, POST          the switches; POST changes those named; ``revoke_all`` kills tokens
@@ -18,11 +20,12 @@ POST /sandbox/reset                no faults, nothing ordered
 import json
 from collections.abc import Callable
 
+from poller.sandbox.changing import Desk
 from poller.sandbox.clock import Clock
 from poller.sandbox.dice import Dice, Ordered
 from poller.sandbox.ledger import Ledger
 from poller.sandbox.oauth import Gate
-from poller.sandbox.options import Json, Switches
+from poller.sandbox.options import Json, Switches, seconds
 from poller.sandbox.people import named_row, user_row
 from poller.sandbox.reading import parameters
 from poller.sandbox.store import Fields, Store, new_sys_id
@@ -94,6 +97,7 @@ class Control:
         ledger: Ledger,
         dice: Dice,
         writer: Writer,
+        desk: Desk,
     ) -> None:
         self._store = store
         self._switches = switches
@@ -102,10 +106,13 @@ class Control:
         self._ledger = ledger
         self._dice = dice
         self._writer = writer
+        self._desk = desk
         self._routes: dict[tuple[str, str], Answer] = {
             ("GET", "/sandbox/ledger"): self._entries,
             ("GET", "/sandbox/incidents"): lambda _request: {"incidents": self._rows("incident")},
             ("POST", "/sandbox/incidents"): self._add_incidents,
+            ("DELETE", "/sandbox/incidents"): lambda request: desk.remove(one(request)),
+            ("POST", "/sandbox/change"): lambda request: desk.change(one(request)),
             ("GET", "/sandbox/users"): lambda _request: {"users": self._rows("sys_user")},
             ("POST", "/sandbox/users"): self._add_users,
             ("POST", "/sandbox/rows"): self._add_rows,
@@ -145,12 +152,14 @@ class Control:
                 "sys_created_by": "admin",
                 "sys_updated_by": "admin",
             }
-            row |= {name: str(value) for name, value in given.items() if name in row}
+            row |= {name: self._desk.referred(name, str(value)) for name, value in given.items() if name in row}
             row["number"] = row["number"] or self._store.next_number("incident")
             row["priority"] = given.get("priority") or PRIORITY.get((row["impact"], row["urgency"]), "5")
             if not self._store.insert("incident", row):
                 message = f"sys_id {row['sys_id']} is taken"
                 raise ValueError(message)
+            if "late" in given:
+                self._store.tables["incident"].delay(row["sys_id"], seconds(given["late"]))
             added.append({"sys_id": row["sys_id"], "number": row["number"]})
         return {"added": added}
 

@@ -3,7 +3,8 @@ The door of the help desk: who may come in, by one of the usual ways, and its ow
 
 ``--helpdesk-auth`` chooses the way: ``basic``, ``bearer`` and ``header`` (``x-api-key``) take the sandbox's user name, password
 and API key; ``token`` takes tokens of ``POST /oauth/token``, for any grant that the instance knows; ``certificate`` takes a
-client certificate of ``--client-ca``. Control calls need none. ``GET /sandbox/door`` counts who was let in and who was not.
+client certificate of ``--client-ca``. Control calls need none, looking into the vendor's inbox among them.
+``GET /sandbox/door`` counts who was let in and who was not.
 """
 
 import json
@@ -11,6 +12,7 @@ import threading
 from collections import Counter
 
 from poller.sandbox.control import as_json
+from poller.sandbox.inbox import is_control
 from poller.sandbox.oauth import Gate, basic_pair, bearer
 from poller.sandbox.options import Options
 from poller.sandbox.wire import Application, Request, Response
@@ -36,7 +38,7 @@ class Door:
         """Answer *request*, or let it in."""
         if request.path == "/sandbox/door":
             return as_json(200, dict(self._counts))
-        if request.path.startswith("/sandbox/"):
+        if request.path.startswith("/sandbox/") or is_control(request):
             return self._inside.answer(request)
         if request.path == TOKEN_PATH:
             self._count("token")

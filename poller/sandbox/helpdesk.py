@@ -8,9 +8,11 @@ GET /api/tickets/next?per_page=[&page=]              with ``next``, the address 
 GET /api/tickets/offset?offset=&limit=               with ``total``
 GET /api/tickets/cursor?[cursor=]&limit=             with ``next_cursor`` and ``has_more``
 POST /api/tickets/search                             a list by a JSON body: ``since``, ``limit`` and a place
-GET /api/tickets/{id}[?format=xml]                   one
+GET /api/tickets/{id}[?format=xml]                   one, with its ``links``: what replies said, oldest first
+PATCH /api/tickets/{id}                              changes the columns in the body; a new ``updated_at``
 GET /api/users/{id}[?format=xml]                     an author: ``id``, ``login``
-POST /api/tickets/{id}/links                         records a reply; 201
+POST /api/tickets/{id}/links                         records a reply; 201; once for each ``Idempotency-Key``
+POST /vendor/inbox                                   another system altogether, see `inbox`
 ===================================================  =======================================================
 
 Every list takes ``since=2026-01-02T03:04:05Z`` (``updated_at`` at or after it) and answers with an ``ETag``;
@@ -30,6 +32,7 @@ from poller.sandbox.control import Answer, many, one, routed
 from poller.sandbox.desk_lists import Lists
 from poller.sandbox.dice import Dice, Ordered
 from poller.sandbox.faults import Spoiler, html
+from poller.sandbox.inbox import Inbox, concerns, is_control
 from poller.sandbox.ledger import moment
 from poller.sandbox.options import Json, Switches
 from poller.sandbox.reading import parameters
@@ -41,7 +44,7 @@ from poller.sandbox.wire import Manner, Request, Response
 _JSON = "application/json"
 _TICKET = re.compile(r"/api/tickets/(\d{1,15})(/links)?", re.ASCII)
 _USER = re.compile(r"/api/users/(\d{1,15})", re.ASCII)
-_DESK = frozenset({"list", "reply"})
+_DESK = frozenset({"list", "reply", "inbox"})
 
 
 def _manner(manner: Manner) -> Spoiler:
@@ -82,7 +85,9 @@ _FAULTS: dict[str, tuple[bool, Spoiler]] = {
     "cut_connection": (True, _manner(Manner.CUT)),
     "lost_answer": (True, _manner(Manner.DROP)),
     "reset": (True, _manner(Manner.RESET)),
+    "reset_before": (False, _manner(Manner.RESET)),
     "stall": (True, _manner(Manner.STALL)),
+    "stall_before": (False, _manner(Manner.STALL)),
     "slow_drip": (True, _manner(Manner.DRIP)),
     "slow": (True, _slow),
     "empty_200": (False, lambda _response, _switches: Response(200, b"", _JSON)),
@@ -99,8 +104,11 @@ KINDS = dict.fromkeys(_FAULTS, _DESK)
 class HelpDesk:
     """Answers the requests of the help desk's port."""
 
-    def __init__(self, *, tickets: Tickets, switches: Switches, dice: Dice, users: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, tickets: Tickets, inbox: Inbox, switches: Switches, dice: Dice, users: tuple[str, ...] = ()
+    ) -> None:
         self._tickets = tickets
+        self._inbox = inbox
         self._lists = Lists(tickets)
         self._switches = switches
         self._dice = dice
@@ -149,19 +157,30 @@ class HelpDesk:
         """Answer *request*."""
         if request.path.startswith("/sandbox/"):
             return routed(request, self._routes)
+        if is_control(request):
+            return self._inbox.control(request)
         wanted = request.headers.get("x-sandbox-fault", "")
-        kind = "reply" if request.method == "POST" else "list"
-        fault = wanted if wanted in _FAULTS else self._dice.ordered(request) or self._dice.thrown(kind)
-        if not fault:
-            response = self._carried_out(request)
-        else:
-            first, spoil = _FAULTS[fault]
-            response = spoil(self._carried_out(request) if first else Response(200), self._switches)
+        fault = wanted if wanted in _FAULTS else self._dice.ordered(request) or self._dice.thrown(_kind(request))
+        carried_out, response = self._answered(request, fault)
+        if concerns(request) and carried_out is not None and carried_out.status == 202:
+            lost = response.manner not in {Manner.SEND, Manner.DRIP}
+            self._inbox.answered(carried_out, 0 if lost else response.status)
         call = {"time": round(request.arrived, 6), "method": request.method, "path": request.target, "fault": fault}
         self._calls.append(call | {"status": response.status, "answered": moment()})
         return response
 
+    def _answered(self, request: Request, fault: str) -> tuple[Response | None, Response]:
+        """Return what *request* came to, None where it was not carried out, and the answer that leaves."""
+        if not fault:
+            response = self._carried_out(request)
+            return response, response
+        first, spoil = _FAULTS[fault]
+        carried_out = self._carried_out(request) if first else None
+        return carried_out, spoil(carried_out or Response(200), self._switches)
+
     def _carried_out(self, request: Request) -> Response:
+        if concerns(request):
+            return self._received(request)
         if (key := self._switches.helpdesk_key) and request.headers.get("authorization") != f"Bearer {key}":
             return _status(401, "unauthorized")(Response(200), self._switches)
         path = request.path.rstrip("/")
@@ -180,6 +199,12 @@ class HelpDesk:
             return _status(400, str(error))(Response(200), self._switches)
         return response or _status(404, "not found")(Response(200), self._switches)
 
+    def _received(self, request: Request) -> Response:
+        key, headers = self._switches.vendor_key, request.headers
+        if key and headers.get("authorization") != f"Bearer {key}" and headers.get("x-api-key") != key:
+            return _status(401, "unauthorized")(Response(200), self._switches)
+        return self._inbox.take(request)
+
     def _shown(self, content: Fields, root: str, request: Request) -> Response:
         if parameters(request.query).get("format") == "xml":
             return Response(200, one_as_xml(content, root), "application/xml")
@@ -189,14 +214,29 @@ class HelpDesk:
         ticket = self._tickets.get(number)
         if ticket is None:
             return _status(404, "no such ticket")(Response(200), self._switches)
-        if not reply:
-            return self._shown(ticket, "ticket", request)
+        if reply:
+            return self._linked(number, request)
+        if request.method == "PATCH":
+            return self._patched(number, request)
+        return self._shown({**ticket, "links": self._tickets.linked(number)}, "ticket", request)
+
+    def _linked(self, number: int, request: Request) -> Response:
         try:
             content = json.loads(request.body or b"{}")
         except ValueError:
             content = {"text": request.body.decode("utf-8", "replace")}
-        link = self._tickets.link(number, content, request.headers)
-        return Response(201, json.dumps(link).encode(), _JSON)
+        link, known = self._tickets.link(number, content, request.headers)
+        answer = Response(201, json.dumps(link).encode(), _JSON)
+        if known:
+            answer.headers.append(("Idempotency-Replayed", "true"))
+        return answer
+
+    def _patched(self, number: int, request: Request) -> Response:
+        try:
+            changed = self._tickets.change(number, one(request))
+        except ValueError as error:
+            return _status(400, str(error))(Response(200), self._switches)
+        return self._shown(changed, "ticket", request)
 
     # Control.
 
@@ -234,3 +274,10 @@ class HelpDesk:
     def _reset(self, _request: Request) -> Json:
         self._dice.forget()
         return {}
+
+
+def _kind(request: Request) -> str:
+    """Return the kind of call, as faults know it."""
+    if concerns(request):
+        return "inbox"
+    return "reply" if request.method in {"POST", "PATCH"} else "list"

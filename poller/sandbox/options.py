@@ -85,7 +85,8 @@ class Switches:
     redirect_to: str = "/login.do"
     gzip: bool = False
 
-    # The help desk.
+    # The help desk and the vendor.
+    vendor_key: str = ""  # when set, what is sent to the vendor's inbox needs "Authorization: Bearer KEY" or X-Api-Key
     helpdesk_key: str = ""  # when set, GET needs "Authorization: Bearer KEY"
 
     def change(self, wanted: Mapping[str, Any]) -> None:

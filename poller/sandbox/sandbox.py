@@ -5,16 +5,18 @@ import ssl
 from typing import Self
 
 from poller.sandbox import faults
+from poller.sandbox.changing import Desk
 from poller.sandbox.clock import Clock
 from poller.sandbox.control import Control
 from poller.sandbox.dice import Dice
 from poller.sandbox.door import Door
 from poller.sandbox.helpdesk import KINDS, HelpDesk
+from poller.sandbox.inbox import Inbox
 from poller.sandbox.instance import Instance
 from poller.sandbox.ledger import Ledger
 from poller.sandbox.oauth import Gate
 from poller.sandbox.options import Options
-from poller.sandbox.people import describe, populate
+from poller.sandbox.people import describe, group, populate
 from poller.sandbox.proxy import ForwardProxy
 from poller.sandbox.reading import Patience, Reader
 from poller.sandbox.rights import Rights
@@ -53,11 +55,12 @@ class Sandbox:
             self._gate = Gate(self.options, self.switches, self._store)
             desk_gate = Gate(self.options, self.switches, self._store, kind="desk token")
             self._tickets = Tickets(self._store, self.options.seed)
+            inbox = Inbox(self._store)
             self._writer = Writer(self._store, self.switches, self._clock, self._patience)
             self._fill()
             self._instance = self._assembled(dice)
             desk_dice = Dice(self.options.seed, {}, kinds=KINDS)
-            self._desk = HelpDesk(tickets=self._tickets, switches=self.switches, dice=desk_dice)
+            self._desk = HelpDesk(tickets=self._tickets, inbox=inbox, switches=self.switches, dice=desk_dice)
             tls = self._tls()
             self._servicenow = self._server(self._instance, self.options.port, tls)
             undo.callback(self._servicenow.stop)
@@ -77,6 +80,7 @@ class Sandbox:
     def _fill(self) -> None:
         self._store.load()
         describe(self._store)
+        group(self._store, self._clock.stamp())
         if not self._store.seeded:
             populate(self._store, integration=self.options.username, more=self.options.users, stamp=self._clock.stamp())
             self._tickets.seed(self.options.tickets)
@@ -95,6 +99,7 @@ class Sandbox:
             ledger=self.ledger,
             dice=dice,
             writer=writer,
+            desk=Desk(self._store, reader, writer),
         )
         return Instance(
             options=self.options,

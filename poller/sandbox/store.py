@@ -86,7 +86,8 @@ class Table:
         self.name = name
         self.definition = definition
         self.rows: dict[str, Row] = {}
-        self.visible_at: dict[str, float] = {}  # sys_id: monotonic time, for rows that cannot be queried yet
+        self._visible_at: dict[str, float] = {}  # sys_id: monotonic time, for what cannot be read yet
+        self._older: dict[str, Row] = {}  # sys_id: what is read of a changed row until then
         self._indexes: dict[str, dict[str, dict[str, None]]] = {column: {} for column in definition.indexed}
 
     def put(self, row: Row) -> None:
@@ -108,10 +109,7 @@ class Table:
 
     def all(self) -> list[Row]:
         """Return every row that can be queried."""
-        rows = list(self.rows.values())
-        if self.visible_at:
-            rows = [row for row in rows if self.visible(row["sys_id"])]
-        return rows
+        return self._seen(list(self.rows.values()))
 
     def among(self, column: str, values: Iterable[str]) -> list[Row]:
         """Return the rows whose *column* is one of *values*, case aside."""
@@ -122,18 +120,26 @@ class Table:
             found = {}
             for value in values:
                 found |= dict.fromkeys(list(index.get(value.casefold(), ())))
-        rows = [row for sys_id in found if (row := self.rows.get(sys_id)) is not None]
-        return [row for row in rows if self.visible(row["sys_id"])] if self.visible_at else rows
+        return self._seen([row for sys_id in found if (row := self.rows.get(sys_id)) is not None])
 
-    def visible(self, sys_id: str) -> bool:
-        """Tell whether the row can be queried by now."""
-        moment = self.visible_at.get(sys_id)
-        if moment is None:
-            return True
-        if moment > time.monotonic():
-            return False
-        self.visible_at.pop(sys_id, None)
-        return True
+    def _seen(self, rows: list[Row]) -> list[Row]:
+        if not self._visible_at:
+            return rows
+        return [seen for row in rows if (seen := self.seen(row["sys_id"])) is not None]
+
+    def delay(self, sys_id: str, duration: float, older: Row | None = None) -> None:
+        """Let readers see *older*, or no row at all, for so many seconds."""
+        if older is not None:
+            self._older[sys_id] = older
+        self._visible_at[sys_id] = time.monotonic() + duration
+
+    def seen(self, sys_id: str) -> Row | None:
+        """Return the row as readers see it by now; None where there is none yet."""
+        if self._visible_at.get(sys_id, 0.0) > time.monotonic():
+            return self._older.get(sys_id)
+        self._visible_at.pop(sys_id, None)
+        self._older.pop(sys_id, None)
+        return self.rows.get(sys_id)
 
 
 class Store:

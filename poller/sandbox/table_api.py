@@ -105,8 +105,8 @@ class TableApi:
         return _json(200, {"result": {"stats": stats}})
 
     def _one(self, table: str, sys_id: str, ask: Ask) -> Response:
-        row = self._store.tables[table].rows.get(sys_id.lower())
-        if row is None or self._reader.hidden(table) or not self._store.tables[table].visible(row["sys_id"]):
+        row = self._store.tables[table].seen(sys_id.lower())
+        if row is None or self._reader.hidden(table):
             return error(404, *_NO_RECORD)
         return _json(200, {"result": self._reader.encoded(table, row, ask)})
 

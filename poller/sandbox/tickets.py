@@ -84,6 +84,14 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _second_after(moment: str) -> str:
+    """Return the second after *moment*; empty where that is none of ours."""
+    try:
+        return iso(datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp() + 1)
+    except ValueError:
+        return ""
+
+
 class Tickets:
     """All tickets by id, oldest first, each ready to be sent."""
 
@@ -98,7 +106,9 @@ class Tickets:
         self.links: list[Fields] = []
         store.reads("ticket", self._put)
         store.reads("ticket gone", self._drop)
-        store.reads("link", self.links.append)
+        self._by_key: dict[tuple[int, str], Fields] = {}  # ticket and Idempotency-Key: link
+        store.reads("link", self._link)
+        store.reads("link repeated", self._repeat)
 
     def _put(self, ticket: Fields) -> None:
         self._tickets[ticket["id"]] = ticket
@@ -178,20 +188,46 @@ class Tickets:
             logins = [login for login, known in self._authors.items() if known == number]
         return {"id": number, "login": logins[0], "name": logins[0].replace(".", " ").title()} if logins else None
 
-    def link(self, number: int, content: Fields, headers: dict[str, str]) -> Fields | None:
-        """Record that something was linked to a ticket; None when there is no such ticket."""
-        if number not in self._tickets:
-            return None
-        link = {
-            "ticket": number,
-            "time": round(time.time(), 6),
-            "key": headers.get("idempotency-key", ""),
-            "content": content,
-        }
+    def change(self, number: int, given: Fields) -> Fields:
+        """
+        Change columns of a ticket; its ``updated_at`` becomes another even within the same second, unless it is given.
+
+        Raises:
+            ValueError: There is no such ticket, or its id would change.
+        """
+        ticket = self._tickets.get(number)
+        if ticket is None or given.get("id", number) != number:
+            message = f"id: ticket {number} keeps its number"
+            raise ValueError(message)
+        now = iso(time.time())
+        return self.keep({**ticket, "updated_at": max(now, _second_after(str(ticket["updated_at"])) or now), **given})
+
+    def linked(self, number: int) -> list[Json]:
+        """Return what was linked to a ticket."""
         with self._lock:
+            return [link["content"] for link in self.links if link["ticket"] == number]
+
+    def link(self, number: int, content: Json, headers: dict[str, str]) -> tuple[Fields, bool]:
+        """Record that something was linked to a ticket; return the record, and whether its key was known already."""
+        key = headers.get("idempotency-key", "")
+        link = {"ticket": number, "time": round(time.time(), 6), "key": key, "content": content, "repeats": 0}
+        with self._lock:
+            if (known := self._by_key.get((number, key))) is not None:
+                self._store.write("link repeated", [number, key])
+                self._repeat([number, key])
+                return known, True
             self._store.write("link", link)
-            self.links.append(link)
-        return link
+            self._link(link)
+        return link, False
+
+    def _link(self, link: Fields) -> None:
+        self.links.append(link)
+        if link["key"]:
+            self._by_key.setdefault((link["ticket"], link["key"]), link)
+
+    def _repeat(self, which: Json) -> None:
+        link = self._by_key[which[0], which[1]]
+        link["repeats"] = link.get("repeats", 0) + 1
 
     def numbers(self, since: str = "") -> list[int]:
         """Return the ids of the tickets updated at *since* (``2026-01-02T03:04:05Z``) or later, in order."""

@@ -128,7 +128,8 @@ class Server:
                 sock.shutdown(socket.SHUT_RDWR)
         until = time.monotonic() + patience
         for _, thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():  # one just accepted may not have begun; its connection is closed all the same
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _accept(self) -> None:
         while not self._stopping:

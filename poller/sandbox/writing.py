@@ -8,8 +8,8 @@ no sys_id is stored in a reference all the same, cut to 32 characters. So only t
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from poller.sandbox.clock import Clock
 from poller.sandbox.encoded_query import Row
@@ -23,6 +23,19 @@ from poller.sandbox.wire import Request, Response
 LARGEST_BODY = 10 * 1024 * 1024
 _SYS_ID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
 _SINGLE = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What a change leaves on its row beside its columns, where that is not what every change leaves."""
+
+    silent: bool = False  # neither stamp nor count, as a script's autoSysFields(false)
+    stamp: str = ""  # sys_updated_on, instead of now
+    mod_count: str = ""  # instead of one more
+    late: float = 0.0  # seconds until readers see the change
+
+
+_PLAIN = Marks()
 
 
 class Refusal(Exception):
@@ -120,7 +133,7 @@ class Writer:
         self._patience.sleep(delay + (switches.insert_delay if table == "incident" else 0.0))
         self.commits.wait()
         if switches.visibility_delay > 0:
-            self._store.tables[table].visible_at[row["sys_id"]] = time.monotonic() + switches.visibility_delay
+            self._store.tables[table].delay(row["sys_id"], switches.visibility_delay)
         if not self._store.insert(table, row):
             raise Refusal(
                 error(403, "Operation Failed", f"Error during insert of {table} ({row.get('number', row['sys_id'])})")
@@ -174,7 +187,8 @@ class Writer:
         if "incident_state" in sent and "state" not in sent:
             row["state"] = row["incident_state"]
         row["incident_state"] = row["state"]
-        row["active"] = "false" if row["state"] in {"7", "8"} else "true"
+        if "active" not in sent and not sent.keys().isdisjoint({"state", "incident_state"}):
+            row["active"] = "false" if row["state"] in {"7", "8"} else "true"
         row["opened_at"] = row["opened_at"] or stamp
         if not row["opened_by"]:
             users = self._store.tables["sys_user"].among("user_name", [identity])
@@ -210,7 +224,9 @@ class Writer:
                 row[name] = ""
         return notes
 
-    def change(self, table: str, sys_id: str, sent: Fields, identity: str, *, by_display: bool) -> Row | None:
+    def change(
+        self, table: str, sys_id: str, sent: Fields, identity: str, *, by_display: bool, marks: Marks = _PLAIN
+    ) -> Row | None:
         """Change a row, fields not sent are kept; None when there is no such row."""
         with self._store.lock:
             before = self._store.tables[table].rows.get(sys_id)
@@ -223,9 +239,10 @@ class Writer:
                 self._obey(row)
                 self._date_ends(row, stamp)
             notes = self._notes(table, row, identity, stamp)
-            if row != before or notes:
-                row |= {"sys_updated_on": stamp, "sys_updated_by": identity}
-                row["sys_mod_count"] = str(int(before["sys_mod_count"] or "0") + 1)
+            if row != before or notes or marks != _PLAIN:
+                row |= _marked(before, identity, stamp, marks)
+                if marks.late > 0:
+                    self._store.tables[table].delay(sys_id, marks.late, older=before)
                 self._store.replace(table, row)
             for note in notes:
                 self._store.insert("sys_journal_field", note)
@@ -241,3 +258,11 @@ class Writer:
     def delete(self, table: str, sys_id: str) -> bool:
         """Delete a row; False when there is none."""
         return self._store.remove(table, sys_id)
+
+
+def _marked(before: Row, identity: str, stamp: str, marks: Marks) -> dict[str, str]:
+    """Return the columns in which a row remembers that it was changed."""
+    count = str(int(before["sys_mod_count"] or "0") + 1)
+    columns = {} if marks.silent else {"sys_updated_on": stamp, "sys_updated_by": identity, "sys_mod_count": count}
+    given = {"sys_updated_on": marks.stamp, "sys_mod_count": marks.mod_count}
+    return columns | {name: value for name, value in given.items() if value}

@@ -7,7 +7,7 @@ It works on the file as written, so that one wrong value does not hide another.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set as AbstractSet
 from typing import Any
 
 from poller.settings import shape
@@ -19,6 +19,12 @@ from poller.translate import compile_template
 _ALWAYS = frozenset({"key", "version"})
 #: The forms of a sink's field, told by one key, and the key whose text is a template.
 _TEMPLATED = {"user": "user", "lookup": "value", "from": "from"}
+#: What the templates of a reply see besides.
+_REPLY = frozenset({"number", "sys_id"})
+#: Keys of a sink that is not ServiceNow whose texts are templates.
+_TEMPLATES = ("fields", "url", "name")
+#: Keys of a route that no document of another system is likely to have.
+_OF_ROUTES = frozenset({"every", "cron", "first_run", "on_change", "enabled", "max_new_per_hour", "previously"})
 #: Variables of the sink's fields where none are given.
 _DEFAULT_NAMES = ("username", "title", "description")
 
@@ -31,10 +37,23 @@ def between(raw: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _when(route, path)
         yield from _names_seen(route, path)
         yield from _trapped(raw, path)
-        if _table(route, "sink").get("type") == "servicenow" and "servicenow" not in raw:
-            text = f"is required, because routes.{key(name)}.sink is of type servicenow"
-            yield Problem(path=("servicenow",), text=text, at=(*path, "sink"))
+        for end in ("sink", "source"):
+            if _table(route, end).get("type") == "servicenow" and "servicenow" not in raw:
+                text = f"is required, because routes.{key(name)}.{end} is of type servicenow"
+                yield Problem(path=("servicenow",), text=text, at=(*path, end))
+                break
+        yield from _not_from(route, path, routes)
     yield from _renamed(routes)
+
+
+def _not_from(route: Mapping[str, Any], path: Path, routes: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a source leaves out was made by a route that there is."""
+    names = _table(route, "source").get("not_from")
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str) and name not in routes:
+            close = difflib.get_close_matches(name, routes, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"routes: {', '.join(routes)}"
+            yield Problem(path=(*path, "source", "not_from", index), text=f"{name[:80]} is no route; {hint}")
 
 
 def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -59,34 +78,48 @@ def _when(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 
 
 def _names_seen(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    """Templates of the sink may only use what the source gives."""
+    """Templates of the sink and of the reply may only use what the source gives."""
     source, sink = _table(route, "source"), _table(route, "sink")
     if not isinstance(source.get("fields"), dict):
         return
     followed = [part["fields"] for part in _parts(source, "detail") if isinstance(part.get("fields"), dict)]
-    known = sorted({*source["fields"], *(name for fields in followed for name in fields), *_ALWAYS})
-    if "fields" not in sink and sink.get("table", "incident") == "incident":
+    known = {*source["fields"], *(name for fields in followed for name in fields), *_ALWAYS}
+    servicenow = sink.get("type") == "servicenow"
+    if "fields" not in sink and servicenow and sink.get("table", "incident") == "incident":
         for name in _DEFAULT_NAMES:
             if name not in known:
                 text = f"is required, because sink.fields is left out and uses {{{{ {name} }}}} by default"
                 yield Problem(path=(*path, "source", "fields", name), text=text, at=(*path, "source", "fields"))
-    for where, text in _texts(sink.get("fields"), (*path, "sink", "fields")):
+    for part in _TEMPLATES if not servicenow else ("fields", "update_fields"):
+        yield from _unknown(sink.get(part), (*path, "sink", part), known)
+    for part in ("url", "body"):
+        yield from _unknown(_table(route, "reply").get(part), (*path, "reply", part), known | _REPLY)
+
+
+def _unknown(value: object, path: Path, known: AbstractSet[str]) -> Iterator[Problem]:
+    """Yield each name that templates in *value* use and nobody gives."""
+    for where, text in _texts(value, path):
         try:
             names = compile_template(text).names if "{" in text else frozenset()
         except ValueError as error:
             yield Problem(path=where, text=str(error))
             continue
-        for name in sorted(names - set(known)):
+        for name in sorted(names - known):
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
             yield Problem(path=where, text=f"unknown template variable {name[:80]}; {hint}")
 
 
 def _trapped(raw: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    """A key of the route that was typed below ``[….sink.fields]`` would become a column."""
+    """A key of the route that was typed below ``[….sink.fields]`` would become a column, or an element."""
     fields = shape.at((*path, "sink", "fields"), raw)
     tables = (path, (*path, "sink"), (*path, "sink", "unknown_user"))
-    keys = {name for table in tables for node in shape.nodes(table, raw) for name in node.get("properties", {})}
+    keys: AbstractSet[str] = {
+        name for table in tables for node in shape.nodes(table, raw) for name in node.get("properties", {})
+    }
+    if shape.at((*path, "sink", "type"), raw) != "servicenow":
+        # Documents of other systems have elements of any name, "type" and "url" among them.
+        keys = _OF_ROUTES
     for name in fields if isinstance(fields, dict) else ():
         if name in keys:
             text = "is a key of the route or its sink, not a column; put it above [….sink.fields]"

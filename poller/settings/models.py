@@ -30,16 +30,21 @@ from pydantic.json_schema import SkipJsonSchema
 from poller.clients.database_url import SQLITE, check_no_password, password_apart, sqlite_file, with_password
 from poller.clients.servicenow import ServiceNowSettings
 from poller.sinks import SINKS
+from poller.sinks.reply import ReplySettings
 from poller.sources import SOURCES
 from poller.values import Duration, Model, Secret
 
 if TYPE_CHECKING:
-    from poller.sinks.servicenow import ServiceNowSinkSettings as SinkSettings
+    from poller.sinks.directory import DirectorySinkSettings
+    from poller.sinks.http import HttpSinkSettings
+    from poller.sinks.servicenow import ServiceNowSinkSettings
     from poller.sources.directory import DirectorySourceSettings
     from poller.sources.http import HttpSourceSettings
+    from poller.sources.servicenow import ServiceNowSourceSettings
     from poller.sources.sql import SqlSourceSettings
 
-    SourceSettings = HttpSourceSettings | DirectorySourceSettings | SqlSourceSettings
+    SourceSettings = HttpSourceSettings | DirectorySourceSettings | SqlSourceSettings | ServiceNowSourceSettings
+    SinkSettings = ServiceNowSinkSettings | HttpSinkSettings | DirectorySinkSettings
 else:
 
     def _by_type(edges: dict[str, Any]) -> Any:  # noqa: ANN401  a type, made of what the tables hold
@@ -56,6 +61,9 @@ RouteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$
 
 #: Any day: whether a cron line ever comes does not depend on it.
 _ANY_DAY = datetime(2024, 1, 1, tzinfo=UTC)
+
+#: New incidents an hour, where nothing else is said.
+FLOOD = 500
 
 _POSTGRESQL = "postgresql+psycopg://"
 
@@ -138,7 +146,13 @@ class Route(Model):
             description='"all" delivers what is there already, "baseline" only what comes after the first whole poll'
         ),
     ]
-    max_new_per_hour: Annotated[int, Field(ge=0, description="flood guard: more than this waits; 0 for none")] = 500
+    max_new_per_hour: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="flood guard: more new records than this wait; 0 for none. Left out: 500 where the sink is servicenow, else none",
+        ),
+    ] = None
     on_change: Annotated[
         Literal["ignore", "update"], Field(description="what becomes of a known key with another version")
     ] = "ignore"
@@ -148,7 +162,10 @@ class Route(Model):
     ] = None
     source: Annotated[SourceSettings, Field(description="where records come from")]
     sink: Annotated[SinkSettings, Field(description="where records go to")]
-    reply: NotBuilt = None
+    reply: Annotated[
+        ReplySettings | None,
+        Field(description="number and sys_id written back to the origin, once the incident is known"),
+    ] = None
     push: NotBuilt = None
 
     @field_validator("timezone")
@@ -165,12 +182,31 @@ class Route(Model):
     def _crontab(cls, text: str | None) -> str | None:
         return text if text is None else check_cron(text)
 
-    @field_validator("on_change")
+    @field_validator("reply")
     @classmethod
-    def _ignored(cls, value: str) -> str:
-        if value == "update":
-            raise ValueError('"update" is not built yet; "ignore" is')
-        return value
+    def _of_incidents(cls, reply: ReplySettings | None, info: ValidationInfo) -> ReplySettings | None:
+        sink = info.data.get("sink")
+        if reply is not None and sink is not None and sink.type != "servicenow":
+            raise ValueError("tells of an incident, so the sink must be of type servicenow; leave it out")
+        return reply
+
+    @field_validator("sink")
+    @classmethod
+    def _something_to_update(cls, sink: SinkSettings, info: ValidationInfo) -> SinkSettings:
+        if sink.type != "servicenow" or info.data.get("on_change") != "update":
+            return sink
+        if not sink.for_updates().fields:
+            raise ValueError(
+                'update_fields is required with on_change = "update", since fields has neither short_description nor description'
+            )
+        return sink
+
+    @property
+    def most_new_per_hour(self) -> int:
+        """What the flood guard lets through; 0: all."""
+        if self.max_new_per_hour is not None:
+            return self.max_new_per_hour
+        return FLOOD if self.sink.type == "servicenow" else 0
 
 
 def check_cron(text: str) -> str:

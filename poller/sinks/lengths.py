@@ -12,7 +12,7 @@ an instance counts. What a person sees as one character is never taken apart.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from poller.clients.dictionary import Column
@@ -86,16 +86,21 @@ def _within(text: str, place: int) -> bool:
     return "\U0001f1e6" <= after <= "\U0001f1ff" and (place - flags) % 2 == 1
 
 
-def fit(body: Mapping[str, str], columns: Mapping[str, Column]) -> tuple[dict[str, str], dict[str, str]]:
+def fit(
+    body: Mapping[str, str], columns: Mapping[str, Column], addable: Collection[str] = PLACES
+) -> tuple[dict[str, str], dict[str, str]]:
     """
     Return *body* with every text as long as its column takes, and what was done, by column.
 
     Args:
         columns: What is known of the table; a text of an unknown column goes as it is.
+
+        addable: Those of `PLACES` that may come into *body* although they are not in it.
     """
     long = {name: most for name, text in body.items() if (most := limit(columns.get(name))) and units(text) > most}
     fitted = {name: cut(text, long[name]) if name in long else text for name, text in body.items()}
-    places = [name for name in PLACES if name not in long and limit(columns.get(name))]
+    usable = [name for name in PLACES if name in body or name in addable]
+    places = [name for name in usable if name not in long and limit(columns.get(name))]
     notes = {}
     for name, most in long.items():
         notes[name] = (

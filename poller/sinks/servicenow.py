@@ -32,6 +32,7 @@ from poller.errors import (
 from poller.model import AlreadyThere, Intent, Operation, Owned, Prepared, Receipt, Record
 from poller.sinks.servicenow_bodies import Bodies
 from poller.sinks.servicenow_settings import ServiceNowSinkSettings
+from poller.sinks.servicenow_updates import Updates
 
 __all__ = ["ServiceNowSink", "ServiceNowSinkSettings"]
 
@@ -64,6 +65,7 @@ class ServiceNowSink:
         self._settings = settings
         self._client = client
         self.bodies = Bodies(settings, client)
+        self._updates = Updates(settings, client)
         self._incidents = Incidents(client, settings.table, previously=previously)
         self._probed = False
         self.remote = client.instance
@@ -81,6 +83,15 @@ class ServiceNowSink:
     # Before.
 
     def prepare(self, batch: Sequence[Record], *, now: datetime, fresh: bool = False) -> list[Prepared]:
+        changes = [record for record in batch if record.operation is Operation.UPDATE]
+        if not changes:
+            return self._prepare(batch, now=now, fresh=fresh)
+        new = [record for record in batch if record.operation is not Operation.UPDATE]
+        made = iter(self._prepare(new, now=now, fresh=fresh) if new else [])
+        changed = iter(self._updates.prepare(changes, now=now, fresh=fresh))
+        return [next(changed if record.operation is Operation.UPDATE else made) for record in batch]
+
+    def _prepare(self, batch: Sequence[Record], *, now: datetime, fresh: bool) -> list[Prepared]:
         try:
             if not self._probed:
                 self._incidents.probe(secrets.token_hex(16))
@@ -113,16 +124,21 @@ class ServiceNowSink:
 
     def deliver(self, intent: Intent) -> Receipt:
         self._clocks()
-        body = intent.body
-        if intent.with_sys_id:
-            # Spliced and not rendered anew: what was frozen goes out as it was frozen.
-            body = f'{body.rstrip()[:-1]}, "sys_id": "{intent.derived_sys_id}"}}'
-        sent: dict[str, Any] = json.loads(intent.body)
 
         def check() -> None:
             if not self.may_send(intent):
                 raise NotSentError("the time or the lease of this attempt had run out before its first byte")
 
+        if intent.operation is Operation.UPDATE:
+            return self._updates.deliver(intent, check)
+        return self._create(intent, check)
+
+    def _create(self, intent: Intent, check: Callable[[], None]) -> Receipt:
+        body = intent.body
+        if intent.with_sys_id:
+            # Spliced and not rendered anew: what was frozen goes out as it was frozen.
+            body = f'{body.rstrip()[:-1]}, "sys_id": "{intent.derived_sys_id}"}}'
+        sent: dict[str, Any] = json.loads(intent.body)
         try:
             made = self._client.create(
                 self._settings.table, body.encode(), check, fields=tuple(dict.fromkeys((*COLUMNS, *sent)))
@@ -173,7 +189,7 @@ class ServiceNowSink:
         if not insert and not (doubtful and error.evidence.status == 403):
             raise error
         try:
-            found = self.find([intent])[0]
+            found = self._find([intent])[0]
         except (TransientError, BlockedError):
             # An earlier attempt may have made it; only a look-up could tell.
             raise UnknownOutcome(f"{error}; the look-up after it got no answer", evidence=error.evidence) from error
@@ -186,6 +202,13 @@ class ServiceNowSink:
     # After.
 
     def find(self, intents: Sequence[Intent]) -> list[Receipt | None]:
+        made = [intent for intent in intents if intent.operation is not Operation.UPDATE]
+        there = iter(self._find(made) if made else [])
+        return [
+            self._updates.find(intent) if intent.operation is Operation.UPDATE else next(there) for intent in intents
+        ]
+
+    def _find(self, intents: Sequence[Intent]) -> list[Receipt | None]:
         wanted = {intent.correlation_id: intent.derived_sys_id for intent in intents}
         displays = {intent.correlation_id: (intent.route, intent.key) for intent in intents}
         rows = self._incidents.by_correlation(wanted)

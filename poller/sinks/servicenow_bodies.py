@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -83,10 +83,13 @@ class Bodies:
         settings: ``[routes.NAME.sink]``.
 
         reader: The client.
+
+        addable: Where the rest of a text that is too long may be kept, besides columns that are sent anyway.
     """
 
-    def __init__(self, settings: ServiceNowSinkSettings, reader: Reader) -> None:
+    def __init__(self, settings: ServiceNowSinkSettings, reader: Reader, *, addable: Collection[str] = PLACES) -> None:
         self._settings = settings
+        self._addable = addable
         self._templates = settings.templates()
         unknown = settings.unknown_user
         misses = (
@@ -176,7 +179,7 @@ class Bodies:
             return Undeliverable(reason=draft.never)
         if draft.waits is not None:
             return draft.waits
-        body, cuts = fit(draft.body, columns.by_name)
+        body, cuts = fit(draft.body, columns.by_name, self._addable)
         self._tell(draft.record, cuts)
         body["correlation_id"] = draft.record.correlation_id
         body["correlation_display"] = correlation_display(draft.record.route, draft.record.key)

@@ -30,6 +30,8 @@ _MISPLACED: Final = frozenset(
 )  # fmt: skip
 #: What the sink itself writes, or the instance.
 _OURS: Final = frozenset({"correlation_id", "correlation_display", "number"})
+#: Columns that an update sends where nothing else is said: what the record itself says, and no decision of a person.
+_UPDATED: Final = frozenset({"short_description", "description"})
 #: Of ``wait`` where nothing else is said.
 _DAY, _HOUR = timedelta(hours=24), timedelta(hours=1)
 
@@ -250,6 +252,18 @@ class ServiceNowSinkSettings(Model):
         min_length=1,
         description="column = template, or a user or row to be found, or a mapped value; what renders empty is not sent",
     )
+    update_fields: Annotated[
+        dict[str, FieldForm] | None,
+        Field(
+            min_length=1,
+            description='with on_change = "update": what a changed record changes; journals such as work_notes are appended '
+            "to; left out: short_description and description, as they are under fields",
+        ),
+    ] = None
+    update_unless: Annotated[
+        str,
+        Field(description='an incident like this is not updated: "column=value", several joined by ^; "" updates all'),
+    ] = "active=false"
     unknown_user: Annotated[UnknownUser, Field(description="whose name sys_user does not know")] = UnknownUser()
 
     @field_validator("table")
@@ -257,10 +271,16 @@ class ServiceNowSinkSettings(Model):
     def _table(cls, name: str) -> str:
         return check_table(name)
 
-    @field_validator("fields")
+    @field_validator("update_unless")
     @classmethod
-    def _columns(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        for name, value in fields.items():
+    def _conditions(cls, text: str) -> str:
+        _conditions(text)
+        return text
+
+    @field_validator("fields", "update_fields")
+    @classmethod
+    def _columns(cls, fields: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (fields or {}).items():
             if name in _MISPLACED:
                 raise ValueError(
                     f'"{name}" is a key of the route or its sink, not a column: put it above [….sink.fields]'
@@ -274,6 +294,16 @@ class ServiceNowSinkSettings(Model):
             except ValueError as error:
                 raise ValueError(f'"{name}": {error}') from None
         return fields
+
+    @property
+    def unless(self) -> tuple[tuple[str, str], ...]:
+        """Columns and values of which all are true of an incident that is left alone."""
+        return _conditions(self.update_unless)
+
+    def for_updates(self) -> ServiceNowSinkSettings:
+        """Return the same settings with what an update sends as their fields; none where there is nothing to update."""
+        usual = {name: form for name, form in self.fields.items() if name in _UPDATED}
+        return self.model_copy(update={"fields": usual if self.update_fields is None else self.update_fields})
 
     def templates(self) -> Mapping[str, Template]:
         """Return the compiled templates by column, in the order of the settings."""
@@ -289,11 +319,29 @@ class ServiceNowSinkSettings(Model):
             name: self.question(form) for name, form in self.fields.items() if isinstance(form, UserField | LookupField)
         }
 
+    def questions_by_key(self) -> Mapping[str, Question]:
+        """Return the same for creates and updates, by the key of the settings: ``fields.caller_id``."""
+        found = {f"fields.{name}": question for name, question in self.questions().items()}
+        if self.update_fields is not None:
+            changing = self.for_updates().questions()
+            found |= {f"update_fields.{name}": question for name, question in changing.items()}
+        return found
+
     def question(self, form: UserField | LookupField) -> Question:
         """Return where the names of *form* are looked for."""
         if isinstance(form, UserField):
             return Question(table="sys_user", by=form.by, active=self.unknown_user.inactive == "unknown")
         return Question(table=form.lookup, by=form.by, where=tuple(form.where.items()))
+
+
+def _conditions(text: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for part in text.split("^") if text else ():
+        name, sign, value = part.partition("=")
+        if not sign or name.endswith(("!", ">", "<")):
+            raise ValueError('is made of "column=value", joined by ^: it is compared here, not by the instance')
+        found.append((check_field(name), _asked(value)))
+    return tuple(found)
 
 
 def _template(value: FieldForm) -> str:

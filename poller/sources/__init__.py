@@ -2,7 +2,8 @@
 
 from poller.sources.directory import DirectorySource
 from poller.sources.http import HttpSource
+from poller.sources.servicenow import ServiceNowSource
 from poller.sources.sql import SqlSource
 
 #: ``type`` in the settings -> the class; its ``settings`` is the model of the table's keys.
-SOURCES = {"http": HttpSource, "directory": DirectorySource, "sql": SqlSource}
+SOURCES = {"http": HttpSource, "directory": DirectorySource, "sql": SqlSource, "servicenow": ServiceNowSource}

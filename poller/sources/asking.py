@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from poller.clients.headers import merged
 from poller.clients.http import Answer, HttpRemote
 from poller.clients.oauth import Grant, credentials
 from poller.clients.retry_after import retry_after
-from poller.clients.revealing import reveal
 from poller.errors import BlockedError, Evidence, TransientError, UnknownOutcome
 from poller.sources.http_settings import HttpSourceSettings
 from poller.sources.queries import Query
-from poller.values import Secret
 
 
 class Asker:
@@ -84,10 +83,7 @@ class Asker:
         headers = dict(given)
         if query.body is not None:
             headers["Content-Type"] = "application/json"
-        for name, value in self._headers.items():
-            headers = {kept: text for kept, text in headers.items() if kept.lower() != name.lower()}
-            headers[name] = reveal(value) if isinstance(value, Secret) else value
-        return headers
+        return merged(headers, self._headers)
 
     def _sent_as(self, query: Query, headers: Mapping[str, str]) -> tuple[Grant, Answer]:
         grant = self._credentials.grant()

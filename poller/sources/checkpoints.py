@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
 
 from poller.formats import to_text
 from poller.sources.instants import (
@@ -28,7 +29,7 @@ from poller.sources.instants import (
     zoned,
 )
 
-__all__ = ["CheckpointFormat", "Mark", "Seen", "check_format", "newer"]
+__all__ = ["CheckpointFormat", "Mark", "Seen", "check_format", "newer", "version_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,8 @@ class CheckpointFormat:
         return max(timedelta(0), (first or timedelta(0)) - (second or timedelta(0)))
 
 
+#: Versions beyond this are compared for equality only.
+_LARGEST: Final = 10**30
 _RECOGNISED = CheckpointFormat(name=None, overlap=timedelta(0))
 
 
@@ -137,6 +140,22 @@ def newer(version: str, other: str) -> bool:
     except ValueError:
         return True
     return one.kind != two.kind or one.order >= two.order
+
+
+def version_order(version: str) -> str | None:
+    """
+    Return a text that sorts as *version* does among versions of its kind; None where it cannot be compared.
+
+    Texts of two kinds begin with different letters.
+    """
+    try:
+        mark = _RECOGNISED.read(version)
+    except ValueError:
+        return None
+    whole, digits = divmod(mark.order, 1)
+    if mark.order < 0 or whole >= _LARGEST:
+        return None
+    return f"{mark.kind[0]}{int(whole):030d}{f'{digits:.12f}'[1:]}"
 
 
 class Seen:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, timedelta, tzinfo
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from poller.clients.auth import TokenAuth
+from poller.clients.headers import SecretOrText, check_headers
 from poller.clients.http import RemoteSettings, check_url
 from poller.sources.checkpoints import CheckpointFormat, check_format
 from poller.sources.detail_settings import DetailSettings, detail_problems
@@ -20,22 +20,7 @@ from poller.sources.record_settings import RecordSettings, expression_problem, f
 from poller.translate import TemplateFault, compile_template
 from poller.values import Duration, Secret
 
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "cookie", "accept-encoding"})
-_CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "range"})
 _WITHOUT_DOCUMENT = frozenset({"none", "link", "page", "offset"})
-
-
-def _secret_or_text(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, dict):
-        return Secret.parse(value, (info.context or {}).get("base"))
-    if isinstance(value, (int, float)):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    return value
-
-
-#: Text, or where a secret is found.
-SecretOrText = Annotated[str | Secret, Field(union_mode="left_to_right"), BeforeValidator(_secret_or_text)]
 
 
 class HttpSourceSettings(RemoteSettings, RecordSettings):
@@ -123,16 +108,7 @@ class HttpSourceSettings(RemoteSettings, RecordSettings):
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
-        for name, value in headers.items():
-            if not _HEADER.fullmatch(name):
-                raise ValueError("a header's name is made of letters, digits and -")
-            if name.lower() in _OWN_HEADERS | _CONDITIONS:
-                raise ValueError(f"{name} is set by the client itself")
-            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
-                raise ValueError(f"the header {name} holds something other than printable ASCII")
-            if isinstance(value, str) and "{{" in value:
-                raise ValueError(f"the header {name} is sent as it is; templates are for params")
-        return headers
+        return check_headers(headers, instead="params")
 
     @field_validator("paging")
     @classmethod

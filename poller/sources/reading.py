@@ -22,7 +22,7 @@ from poller.formats import (
     key_text,
 )
 from poller.model import Malformed, SourceRecord
-from poller.sources.checkpoints import newer
+from poller.sources.checkpoints import newer, version_order
 
 #: Most characters that are kept of a record that cannot be read.
 MAX_RAW = 64_000
@@ -117,4 +117,5 @@ class Reader:
                 raise KeyFault(f"the required field {name} is missing")
         version = "" if self._version is None else self._version.text_of(row)
         # A source may leave its version out until the first change.
-        return SourceRecord(key=key, version=version or fingerprint(fields), fields=fields)
+        order = version_order(version) if version else None
+        return SourceRecord(key=key, version=version or fingerprint(fields), fields=fields, order=order)

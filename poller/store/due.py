@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, func, select
+from sqlalchemy import Connection, Integer, and_, bindparam, exists, func, or_, select
 
+from poller.identity import message_id
 from poller.lifecycle import Claim
-from poller.model import Guard, Intent, Operation, Record, State
+from poller.model import FINISHED, Guard, Intent, Operation, Record, State
 from poller.store.leases import OWED
 from poller.store.rows import load
 from poller.tables import Time, deliveries, payloads, records, routes
@@ -42,6 +43,18 @@ _DELIVERY = (
     r.correlation_id,
     r.first_seen,
 )
+_earlier = deliveries.alias("earlier")
+#: Deliveries of one record go strictly in order, and a dead letter stops those behind it. A reply stops none and waits for
+#: none: it is owed once its incident is known.
+_IN_TURN = or_(
+    d.operation == Operation.REPLY,
+    ~exists().where(
+        _earlier.c.record_id == d.record_id,
+        _earlier.c.id < d.id,
+        _earlier.c.operation != Operation.REPLY,
+        _earlier.c.state.not_in([str(state) for state in FINISHED]),
+    ),
+)
 _DUE = (
     select(*_DELIVERY)
     .join(records, r.id == d.record_id)
@@ -50,6 +63,7 @@ _DUE = (
         d.state == bindparam("in_state"),
         d.not_before <= bindparam("by", type_=Time),
         d.owner.is_(None),
+        _IN_TURN,
     )
     .order_by(d.not_before, d.id)
     .limit(bindparam("most", type_=Integer))
@@ -57,7 +71,7 @@ _DUE = (
 )
 _DUE_WITH_BODY = _DUE.where(d.body.is_not(None))
 _DUE_WITHOUT_BODY = _DUE.where(d.body.is_(None))
-_DUE_WITH_FIELDS = _DUE_WITHOUT_BODY.add_columns(payloads.c.fields).join(
+_DUE_WITH_FIELDS = _DUE_WITHOUT_BODY.add_columns(payloads.c.fields, r.sys_id, r.number).join(
     payloads, and_(payloads.c.record_id == d.record_id, payloads.c.version == d.version)
 )
 
@@ -90,6 +104,10 @@ def to_prepare(
                 correlation_id=claim.intent.correlation_id,
                 derived_sys_id=claim.intent.derived_sys_id,
                 first_seen=claim.first_seen,
+                operation=claim.intent.operation,
+                sys_id=row.sys_id,
+                number=row.number,
+                message_id=claim.intent.message_id,
             ),
             bool(row.fresh),
         )
@@ -109,6 +127,7 @@ def _claim(row: Any, route: str) -> Claim:  # noqa: ANN401  the row of either qu
         attempt=row.attempts,
         with_sys_id=bool(row.with_sys_id),
         number=row.intent or 0,
+        message_id=message_id(row.correlation_id, row.operation, row.version),
     )
     return Claim(
         id=row.id,
@@ -131,7 +150,11 @@ def under_way(connection: Connection, route_ids: Sequence[int]) -> int:
     return connection.execute(
         select(func.count())
         .select_from(deliveries)
-        .where(d.route_id.in_(route_ids), d.state.in_((State.SENDING, State.UNKNOWN)))
+        .where(
+            d.route_id.in_(route_ids),
+            d.state.in_((State.SENDING, State.UNKNOWN)),
+            d.operation == Operation.CREATE,
+        )
     ).scalar_one()
 
 

@@ -6,16 +6,30 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, exists, select
 
-from poller.store.receiving import MALFORMED
+from poller.store.receiving import MALFORMED, version_kept
 from poller.store.rows import chunks
 from poller.tables import deliveries, records
 
 
-def readable_keys(connection: Connection, route_id: int, keys: Sequence[str]) -> set[str]:
-    """Return those of *keys* that are stored, but for records that could not be read: these may be readable now."""
+def readable_keys(
+    connection: Connection, route_id: int, offered: Sequence[tuple[str, str]], *, changes_count: bool
+) -> set[str]:
+    """
+    Return the keys that are stored, but for records that could not be read: these may be readable now.
+
+    Args:
+        offered: Keys with their versions.
+
+        changes_count: A key is only known with the very version that was seen last: the route owes something for others.
+    """
+    versions = {key: version_kept(version) for key, version in offered}
     unread = exists().where(deliveries.c.record_id == records.c.id, deliveries.c.note == MALFORMED)
     found: set[str] = set()
-    for chunk in chunks(keys):
-        query = select(records.c.key).where(records.c.route_id == route_id, records.c.key.in_(chunk), ~unread)
-        found.update(connection.execute(query).scalars())
+    for chunk in chunks(versions):
+        query = select(records.c.key, records.c.seen_version).where(
+            records.c.route_id == route_id, records.c.key.in_(chunk), ~unread
+        )
+        found.update(
+            row.key for row in connection.execute(query) if not changes_count or row.seen_version == versions[row.key]
+        )
     return found

@@ -95,7 +95,7 @@ def _shown() -> Any:  # noqa: ANN401  an expression
 def record_lines() -> Select[Any]:
     """Return the query of `RecordLine`; each record is joined with the one delivery that it shows."""
     every = deliveries.alias("every")
-    own = every.c.record_id == r.id
+    own = and_(every.c.record_id == r.id, every.c.operation != Operation.REPLY)
     tries = select(func.coalesce(func.sum(every.c.attempts), 0)).where(own).correlate(records).scalar_subquery()
     reason = case((d.state.in_(_FINISHED), r.reason), else_=func.coalesce(d.reason, r.reason))
     return (
@@ -218,7 +218,8 @@ def _unfinished_counts() -> Select[Any]:
     return (
         select(routes.c.name, shown, func.count())
         .select_from(deliveries)
-        .join(routes, routes.c.id == d.route_id)
+        .join(records, r.id == d.record_id)
+        .join(routes, routes.c.id == r.route_id)
         .where(_first_unfinished())
         .group_by(routes.c.name, shown)
     )
@@ -230,10 +231,24 @@ def _skipped_counts() -> Select[Any]:
     return (
         select(routes.c.name, func.count(d.record_id.distinct()))
         .select_from(deliveries)
-        .join(routes, routes.c.id == d.route_id)
+        .join(records, r.id == d.record_id)
+        .join(routes, routes.c.id == r.route_id)
         .where(d.state == State.SKIPPED, ~more)
         .group_by(routes.c.name)
     )
+
+
+def dead_replies(connection: Connection) -> dict[str, int]:
+    """Return by route how many replies are dead letters; their records show ``replying``, since the incidents are there."""
+    query = (
+        select(routes.c.name, func.count())
+        .select_from(deliveries)
+        .join(records, r.id == d.record_id)
+        .join(routes, routes.c.id == r.route_id)
+        .where(d.state == State.DEAD, d.operation == Operation.REPLY)
+        .group_by(routes.c.name)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def oldest_waiting(connection: Connection) -> dict[str, datetime]:
@@ -243,7 +258,7 @@ def oldest_waiting(connection: Connection) -> dict[str, datetime]:
         select(routes.c.name, func.min(r.first_seen))
         .select_from(deliveries)
         .join(records, r.id == d.record_id)
-        .join(routes, routes.c.id == d.route_id)
+        .join(routes, routes.c.id == r.route_id)
         .where(d.state.in_(waiting))
         .group_by(routes.c.name)
     )

@@ -7,13 +7,14 @@ The idempotent receiver is one ``INSERT … ON CONFLICT DO NOTHING RETURNING``: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, and_, bindparam, insert, select, update
 
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
+from poller.store.changing import Change, names, owe_changes
 from poller.store.rows import chunks, dump, upsert
 from poller.store.standing import PollStanding
 from poller.tables import checkpoints, deliveries, payloads, records
@@ -22,6 +23,8 @@ from poller.tables import checkpoints, deliveries, payloads, records
 MALFORMED = "malformed"
 #: In characters; PostgreSQL's indexes carry some 2,700 bytes.
 LONGEST_KEY, LONGEST_VERSION = 600, 200
+
+r, d = records.c, deliveries.c
 
 _UNREADABLE = and_(deliveries.c.note == MALFORMED, deliveries.c.state == State.DEAD)
 
@@ -36,6 +39,8 @@ class Receiver:
     operation: Operation
     #: Records are skipped, reason ``baseline``: the route's first whole poll is still under way.
     baseline: bool
+    #: What is owed for another version of a known key; None: nothing.
+    changes: Operation | None = None
 
 
 @dataclass(kw_only=True)
@@ -59,14 +64,9 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arrival:
+class _Arrival(Change):
     key: str
-    version: str
-    state: State
-    fields: str | None = None
-    raw: str | None = None
-    reason: str | None = None
-    note: str | None = None
+    order: str | None = None
 
 
 def receive(
@@ -91,7 +91,10 @@ def receive(
         counts.new += sum(1 for arrival in chunk if arrival.key in new and arrival.note != MALFORMED)
         counts.dead += [(each.key, each.reason or "") for each in chunk if each.key in new and each.note == MALFORMED]
         counts.known += len(known)
-        counts.changed += _note_changes(connection, receiver, known, now)
+        changed = _note_changes(connection, receiver, known, now)
+        counts.changed += len(changed)
+        if receiver.changes is not None:
+            counts.dead += [(each.key, each.reason or "") for each in changed if each.note == MALFORMED]
     if page.checkpoint is not None and (page.last or page.resume):
         move_checkpoint(connection, receiver.route_id, page.checkpoint, now=now, since=since)
     return counts
@@ -102,11 +105,16 @@ def _arrival(record: SourceRecord, receiver: Receiver) -> _Arrival:
         return _dead(Malformed(reason=f"the key is longer than {LONGEST_KEY} characters", raw=dump(record.fields)))
     state, reason = (State.SKIPPED, "baseline") if receiver.baseline else (State.PENDING, None)
     return _Arrival(
-        key=record.key, version=_version(record.version), state=state, fields=dump(record.fields), reason=reason
+        key=record.key,
+        version=version_kept(record.version),
+        state=state,
+        fields=dump(record.fields),
+        reason=reason,
+        order=record.order,
     )
 
 
-def _version(version: str) -> str:
+def version_kept(version: str) -> str:
     """Return a version that fits an index and both databases; it is compared for equality only."""
     return version if len(version) <= LONGEST_VERSION and version.isprintable() else malformed_key(version)
 
@@ -137,6 +145,7 @@ def _insert(connection: Connection, receiver: Receiver, arrivals: Sequence[_Arri
             "key": arrival.key,
             "version": arrival.version,
             "seen_version": arrival.version,
+            "seen_order": arrival.order,
             "correlation_id": correlation_id(receiver.prefix, receiver.identity, arrival.key),
             "first_seen": now,
             "settled_at": now if arrival.state is State.SKIPPED else None,
@@ -177,27 +186,45 @@ def _delivery(record_id: int, arrival: _Arrival, receiver: Receiver, now: dateti
     }
 
 
-def _note_changes(connection: Connection, receiver: Receiver, known: Sequence[_Arrival], now: datetime) -> int:
-    """Note new versions of known keys; return how many. A record that was malformed and is not any more is received."""
+def _note_changes(
+    connection: Connection, receiver: Receiver, known: Sequence[_Arrival], now: datetime
+) -> list[_Arrival]:
+    """Note new versions of known keys, and owe what the route owes for them; return them."""
     if not known:
-        return 0
+        return []
     by_key = {arrival.key: arrival for arrival in known}
     query = (
-        select(records.c.id, records.c.key, records.c.seen_version, deliveries.c.id, deliveries.c.note)
+        select(r.id, r.key, r.seen_version, r.seen_order, d.id.label("unread"), d.operation)
         # One that an operator has skipped stays so, whatever it looks like now.
-        .join(deliveries, and_(deliveries.c.record_id == records.c.id, _UNREADABLE), isouter=True)
-        .where(records.c.route_id == receiver.route_id, records.c.key.in_(by_key))
+        .join(deliveries, and_(d.record_id == r.id, _UNREADABLE), isouter=True)
+        .where(r.route_id == receiver.route_id, r.key.in_(by_key))
     )
-    changed = [row for row in connection.execute(query).all() if row[2] != by_key[row[1]].version]
+    rows = connection.execute(query).all()
+    changed = [(row, by_key[row.key]) for row in rows if _replaces(by_key[row.key], row.seen_version, row.seen_order)]
     if changed:
         connection.execute(
-            update(records).where(records.c.id == bindparam("row")).values(seen_version=bindparam("seen")),
-            [{"row": row[0], "seen": by_key[row[1]].version} for row in changed],
+            update(records)
+            .where(r.id == bindparam("row"))
+            .values(seen_version=bindparam("seen"), seen_order=bindparam("seen_as")),
+            [{"row": row.id, "seen": arrival.version, "seen_as": arrival.order} for row, arrival in changed],
         )
-    for record_id, key, _, delivery_id, note in changed:
-        if note == MALFORMED and by_key[key].note != MALFORMED:
-            _revive(connection, record_id, delivery_id, by_key[key], now)
-    return len(changed)
+    for row, arrival in changed:
+        if row.unread is not None and arrival.note != MALFORMED:
+            # A record that was malformed and is not any more is received.
+            version = names(connection, {row.id: arrival.version}, row.operation)[row.id]
+            _revive(connection, row.id, row.unread, replace(arrival, version=version), now)
+    if receiver.changes is not None and not receiver.baseline:
+        owed = {row.id: arrival for row, arrival in changed if row.unread is None}
+        owe_changes(connection, receiver.route_id, receiver.changes, owed, now=now)
+    return [arrival for _, arrival in changed]
+
+
+def _replaces(arrival: _Arrival, version: str, order: str | None) -> bool:
+    """Return whether *arrival* is another version than the one seen last, and not an older one."""
+    if arrival.version == version:
+        return False
+    comparable = arrival.order is not None and order is not None and arrival.order[:1] == order[:1]
+    return not comparable or (arrival.order or "") >= (order or "")
 
 
 def _revive(connection: Connection, record_id: int, delivery_id: int, arrival: _Arrival, now: datetime) -> None:

@@ -186,7 +186,8 @@ def write_route(connection: Connection, before: RouteStanding, after: RouteStand
     changed = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
     if "held_reason" in changed or "held_until" in changed:
         changed["held_at"] = None if after.held_reason is None else held_at
-    connection.execute(update(routes).where(routes.c.id == after.id).values(**changed))
+    if changed:
+        connection.execute(update(routes).where(routes.c.id == after.id).values(**changed))
 
 
 def hold_route(

@@ -7,9 +7,10 @@ names its epoch: where an operator or another daemon has raised it, the write ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 )
 
 from poller.lifecycle import Claim, Verdict
-from poller.model import FINISHED, State
+from poller.model import FINISHED, Operation, State
 from poller.store.rows import upsert
 from poller.tables import Time, attempts, deliveries, facts, late_results, records
 
@@ -78,11 +79,21 @@ _DONE = (
 )
 
 
-def settle(connection: Connection, owner: str, settled: Sequence[Settled], *, now: datetime) -> list[Settled]:
+def settle(
+    connection: Connection,
+    owner: str,
+    settled: Sequence[Settled],
+    *,
+    now: datetime,
+    replies: Mapping[int, int] = MappingProxyType({}),
+) -> list[Settled]:
     """
     Write what became of claims; return those whose claim had been lost meanwhile.
 
     A number that came in for a lost claim goes to ``late_results``: it shortens the other's doubt.
+
+    Args:
+        replies: By the id of a route, that of the one that delivers its replies: one is owed for each create.
     """
     if not settled:
         return []
@@ -90,8 +101,11 @@ def settle(connection: Connection, owner: str, settled: Sequence[Settled], *, no
     lost, vanished = ([], set()) if result.rowcount == len(settled) else _lost(connection, settled)
     gone = {each.claim.id for each in lost}
     kept = [each for each in settled if each.claim.id not in gone]
-    if done := [each for each in kept if each.verdict.state in FINISHED | {State.DEAD}]:
+    # What becomes of a reply never touches the record.
+    done = [each for each in kept if each.claim.intent.operation is not Operation.REPLY]
+    if done := [each for each in done if each.verdict.state in FINISHED | {State.DEAD}]:
         connection.execute(_DONE, [_completion(each, now) for each in done])
+    _owe_replies(connection, kept, replies, now)
     settled = [each for each in settled if each.claim.id not in vanished]
     if tried := [_attempt(each) for each in settled if each.verdict.outcome is not None]:
         connection.execute(insert(attempts), tried)
@@ -110,6 +124,27 @@ def settle(connection: Connection, owner: str, settled: Sequence[Settled], *, no
                 update(deliveries).where(d.id == each.claim.id, d.state == State.UNKNOWN).values(not_before=now)
             )
     return lost
+
+
+def _owe_replies(connection: Connection, settled: Sequence[Settled], replies: Mapping[int, int], now: datetime) -> None:
+    """Owe a reply for each incident that is known from now on, in the commit that makes it so."""
+    rows = [
+        {
+            "record_id": each.claim.record_id,
+            "route_id": replies[each.claim.route_id],
+            "operation": str(Operation.REPLY),
+            "version": each.claim.intent.version,
+            "state": str(State.PENDING),
+            "not_before": now,
+            "changed_at": now,
+        }
+        for each in settled
+        if each.claim.route_id in replies
+        and each.claim.intent.operation is Operation.CREATE
+        and each.verdict.state is State.DELIVERED
+    ]
+    if rows:
+        connection.execute(upsert(connection, deliveries).on_conflict_do_nothing(), rows)
 
 
 def _settlement(each: Settled, owner: str, now: datetime) -> dict[str, object]:
@@ -210,7 +245,8 @@ def hold(connection: Connection, owner: str, claims: Sequence[Claim], *, lease_u
 
 def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
     """Count records against the flood guard."""
-    connection.execute(_ADMIT, [{"row": claim.id, "at": now} for claim in claims])
+    if claims:
+        connection.execute(_ADMIT, [{"row": claim.id, "at": now} for claim in claims])
 
 
 def commit_intents(

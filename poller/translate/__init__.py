@@ -9,19 +9,22 @@ macros look at the clock. Values are written as `poller.formats.texts.to_text` s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jinja2 import TemplateError, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
 
 from poller.formats.texts import to_text
 from poller.translate.bounded import MAX_OUTPUT, Bounded
+from poller.translate.escaping import Escaping
 
 #: Longest template text.
 MAX_TEMPLATE = 100_000
 
 _MARKS = ("{{", "{%", "{#")
 _ENVIRONMENT = Bounded()
+#: By what every value is passed through: one environment for each.
+_ESCAPING: dict[Callable[[str], str], Escaping] = {}
 #: Errors whose text never holds a value of the record.
 _TELLING = (SecurityError, TypeError, ZeroDivisionError, OverflowError, TimeoutError, RecursionError)
 
@@ -37,18 +40,19 @@ class Template:
     Most templates are constant or only name fields: these never reach Jinja while rendering.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, escape: Callable[[str], str] | None = None) -> None:
         self.text = text
+        self._environment = _ENVIRONMENT if escape is None else _ESCAPING.setdefault(escape, Escaping(escape))
         #: The variables that it needs.
         self.names: frozenset[str] = frozenset()
         self._pieces: tuple[str | nodes.Name, ...] | None = (text,)
         if not any(mark in text for mark in _MARKS):
             return
-        tree = _ENVIRONMENT.parse(text)
-        _ENVIRONMENT.refuse_unknown(tree)
+        tree = self._environment.parse(text)
+        self._environment.refuse_unknown(tree)
         self.names = frozenset(meta.find_undeclared_variables(tree))
-        self._pieces = _plain(tree)
-        self._compiled = _ENVIRONMENT.bounded(tree)
+        self._pieces = _plain(tree) if escape is None else None
+        self._compiled = self._environment.bounded(tree)
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
@@ -62,7 +66,7 @@ class Template:
         """
         try:
             if self._pieces is None:
-                return _ENVIRONMENT.render(self._compiled, variables)
+                return self._environment.render(self._compiled, variables)
             text = "".join(
                 [
                     piece if isinstance(piece, str) else to_text(_named(variables, piece.name), limit=MAX_OUTPUT)
@@ -90,9 +94,12 @@ class Template:
         return f"{type(error).__name__} while rendering"
 
 
-def compile_template(text: str) -> Template:
+def compile_template(text: str, *, escape: Callable[[str], str] | None = None) -> Template:
     """
     Compile *text* once, at load.
+
+    Args:
+        escape: Every value that the template writes is passed through it; None: values are written as they are.
 
     Raises:
         ValueError: One line that says what is wrong with it, unknown filters included.
@@ -100,7 +107,7 @@ def compile_template(text: str) -> Template:
     if len(text) > MAX_TEMPLATE:
         raise ValueError(f"the template is longer than {MAX_TEMPLATE} characters")
     try:
-        return Template(text)
+        return Template(text, escape)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         where = f" (line {line} of the template)" if line is not None and line > 1 else ""

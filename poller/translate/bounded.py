@@ -60,10 +60,10 @@ class Bounded(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, finalize: Callable[[object], str] | None = None) -> None:
         super().__init__(
             undefined=StrictUndefined,
-            finalize=_finalize,
+            finalize=finalize or finalized,
             keep_trailing_newline=True,
             autoescape=False,
             # Constant folding would write values in Python's way, not in ours.
@@ -190,7 +190,8 @@ def _call(name: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
     return nodes.Call(method, arguments, [], None, None, lineno=line)
 
 
-def _finalize(value: object) -> str:
+def finalized(value: object) -> str:
+    """Return what a template writes for *value*."""
     if isinstance(value, Undefined):
         return str(value)  # raises, with Jinja's own words
     return _text(value)
@@ -295,8 +296,14 @@ def _text_filters() -> dict[str, Callable[..., object]]:
     }
 
 
+class Json(str):
+    """JSON already, with quotes around texts."""
+
+    __slots__ = ()
+
+
 def _json(value: object) -> str:
     """JSON of any value, texts in quotes; a list of one is written and its brackets dropped."""
     if isinstance(value, Undefined):
         return str(value)
-    return to_text([value], limit=MAX_OUTPUT)[1:-1]
+    return Json(to_text([value], limit=MAX_OUTPUT)[1:-1])

@@ -344,7 +344,7 @@ def test_tables_are_hidden_or_forbidden_by_switch(caller: Caller) -> None:
     )
 
     hidden = caller.call("GET", "sys_user_group")
-    assert (hidden.json()["result"], hidden.headers["X-Total-Count"]) == ([], "5")
+    assert (hidden.json()["result"], hidden.headers["X-Total-Count"]) == ([], "6")
     refused = caller.call("GET", "sys_dictionary?sysparm_limit=1")
     assert (refused.status_code, refused.json()["error"]["message"]) == (403, "Insufficient rights to query records")
     assert "email" not in caller.rows("sys_user", "user_name=abel.tuter")[0]

@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import requests
+
+from poller.sandbox import Options, Sandbox
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +26,12 @@ def demo(directory: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
     assert "Traceback" not in ended.stdout + ended.stderr
     return ended
+
+
+def asked(url: str) -> dict[str, Any]:
+    with requests.Session() as session:
+        session.trust_env = False
+        return dict(session.get(url, timeout=10).json())
 
 
 def incidents(text: str) -> list[str]:
@@ -41,6 +52,34 @@ def test_the_first_run_creates_incidents_and_the_second_none(tmp_path: Path) -> 
     assert "ops^night" in first.stdout
     assert "helpdesk/1001" in first.stdout
     assert "What next" in first.stdout
+
+
+def test_an_incident_goes_to_the_vendor_once_and_the_tickets_are_told_once(tmp_path: Path) -> None:
+    first = demo(tmp_path / "demo").stdout
+    second = demo(tmp_path / "demo").stdout
+
+    assert "6 tickets told of the incident, 0 already told" in first
+    assert "0 tickets told of the incident, 6 already told" in second
+    assert "1 message sent, 0 already there; valid against vendor.xsd" in first
+    assert "0 messages sent, 1 already there; valid against vendor.xsd" in second
+    number = next(line.split()[0] for line in incidents(first) if line.endswith("helpdesk/1002"))
+    assert f'<Incident number="{number}">' in first
+    assert "<Login>beth.anglin</Login>" in first
+    assert f"assigns {number} to the group Vendor" in first
+    assert f"The group Vendor has {number} since an earlier run" in second
+
+
+def test_nothing_travels_in_a_circle(tmp_path: Path) -> None:
+    for _ in range(3):
+        demo(tmp_path / "demo")
+
+    with Sandbox(Options(state=str(tmp_path / "demo" / "sandbox.state"))) as sandbox:
+        assert len(asked(f"{sandbox.servicenow_url}/sandbox/incidents")["incidents"]) == 6
+        assert len(asked(f"{sandbox.helpdesk_url}/api/tickets")["tickets"]) == 6
+        links = asked(f"{sandbox.helpdesk_url}/sandbox/links")["links"]
+        assert sorted(link["ticket"] for link in links) == [1001, 1002, 1003, 1004, 1005, 1006]
+        inbox = asked(f"{sandbox.helpdesk_url}/vendor/inbox")
+        assert (len(inbox["messages"]), inbox["repeats"]) == (1, 0)
 
 
 def test_what_it_leaves_can_be_looked_at(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from poller.model import AlreadyThere, Intent, Ready, Undeliverable
 from poller.sandbox.faults import CREATE, FAULTS, READ
 from poller.sandbox.people import derived_id
 from poller.sandbox.sandbox import Sandbox
-from poller.sinks import SINKS
 from poller.sinks.servicenow import ServiceNowSink, ServiceNowSinkSettings
 from tests.sinks.house import control, incidents, intent, make, order, prepare, record
 
@@ -431,6 +430,6 @@ def test_settings_that_are_refused(given: dict[str, Any], words: str) -> None:
 
 
 def test_the_default_fields_are_the_three_of_the_contract() -> None:
-    settings = SINKS["servicenow"].settings.model_validate({"type": "servicenow"})
+    settings = ServiceNowSinkSettings.model_validate({"type": "servicenow"})
     assert list(settings.fields) == ["caller_id", "short_description", "description"]
     assert settings.names() == {"username", "title", "description"}

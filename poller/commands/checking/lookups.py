@@ -47,12 +47,14 @@ def _questions(routes: Mapping[str, Route]) -> dict[Question, str]:
     """Return what is asked, one column at a time, and the first column of the settings that wants it."""
     found: dict[Question, str] = {}
     for name, route in routes.items():
-        for field, question in route.sink.questions().items():
+        if route.sink.type != "servicenow":
+            continue
+        for field, question in route.sink.questions_by_key().items():
             for column in question.by:
                 # Whether somebody is active is nothing to be asked for here.
                 one = replace(question, by=(column,), active=False)
                 if one != _ASKED:
-                    found.setdefault(one, f"routes.{name}.sink.fields.{field}")
+                    found.setdefault(one, f"routes.{name}.sink.{field}")
     return found
 
 

@@ -20,7 +20,7 @@ from poller.commands.opening import read_settings
 from poller.commands.showing import clean, say
 from poller.model import Fields
 from poller.settings import Route, Settings, secrets as all_secrets, warnings
-from poller.wiring import Gate, build_sink, build_source
+from poller.wiring import Gate, build_reply, build_sink, build_source
 
 
 def check(option: str | None, *, offline: bool, machine: bool = False, tests: str | None = None) -> int:
@@ -48,8 +48,12 @@ def check(option: str | None, *, offline: bool, machine: bool = False, tests: st
     guards = {}
     for name, route in enabled.items():
         # Whatever only shows when the parts are put together is a problem of the settings too.
-        build_source(route)
-        guards[name] = build_sink(route, client, Gate()).guard_key()
+        build_source(route, client)
+        sink = build_sink(route, client, Gate())
+        if sink.guarded:
+            guards[name] = sink.guard_key()
+        if route.reply is not None:
+            build_reply(route, Gate())
     report = Report(machine=machine)
     _settings(report, path, settings)
     if tests is not None:
@@ -93,7 +97,7 @@ def _remotes(
         for name, key in guards.items():
             report.tell_all(guard(name, mode, remembered.proofs.get(key)))
     for name, route in enabled.items():
-        report.tell_all(source(name, route, remembered.checkpoints.get(name)))
+        report.tell_all(source(name, route, remembered.checkpoints.get(name), client))
 
 
 def _instance(report: Report, client: ServiceNowClient, enabled: dict[str, Route]) -> None:
@@ -113,20 +117,16 @@ def _instance(report: Report, client: ServiceNowClient, enabled: dict[str, Route
         report.tell_all(time_zone(account, *seen))
 
 
-def _is_servicenow(kind: str) -> bool:
-    return kind == "servicenow"
-
-
 def _here(enabled: dict[str, Route]) -> dict[str, Route]:
-    return {name: route for name, route in enabled.items() if _is_servicenow(route.sink.type)}
+    return {name: route for name, route in enabled.items() if route.sink.type == "servicenow"}
 
 
 def _targets(account: Account, enabled: dict[str, Route]) -> Iterator[Target]:
     """Yield each table once, however many routes use it."""
     here = _here(enabled)
-    for table in dict.fromkeys(route.sink.table for route in here.values()):
-        yield Target(
-            account=account,
-            table=table,
-            routes={name: route for name, route in here.items() if route.sink.table == table},
-        )
+    tables: dict[str, dict[str, Route]] = {}
+    for name, route in here.items():
+        if route.sink.type == "servicenow":
+            tables.setdefault(route.sink.table, {})[name] = route
+    for table, routes in tables.items():
+        yield Target(account=account, table=table, routes=routes)

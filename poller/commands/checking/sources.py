@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from poller.clients.servicenow import ServiceNowClient
+from poller.commands.checking.documents import documents
 from poller.commands.checking.findings import Finding, fault, warning, well
 from poller.errors import BlockedError, PollerError, TransientError
 from poller.model import Page
@@ -16,20 +18,24 @@ from poller.wiring import build_source, look
 _MOST: Final = 5
 
 
-def source(name: str, route: Route, checkpoint: str | None) -> Iterator[Finding]:
-    """Check the source of one route, from the checkpoint that the next poll would use."""
+def source(
+    name: str, route: Route, checkpoint: str | None, client: ServiceNowClient | None = None
+) -> Iterator[Finding]:
+    """Check the source of one route, from the checkpoint that the next poll would use, and what would be sent of it."""
     label = f"source of {name}"
-    made = build_source(route)
+    made = build_source(route, client)
     try:
         pages = look(route, made, checkpoint)
         page = next(iter(pages), Page(last=True))
     except PollerError as error:
         yield fault(label, *_refused(name, error))
+        yield from documents(name, route, ())
         return
     yield from _first(name, label, page, checkpoint, _list(name, route))
     if not page.last:
         yield from _second(name, label, page, pages)
     _close(made)
+    yield from documents(name, route, page.records)
 
 
 def _refused(name: str, error: PollerError) -> tuple[str, str]:

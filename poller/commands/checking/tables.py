@@ -148,7 +148,7 @@ class Target:
     def columns(self) -> Iterator[Finding]:
         """See whether the columns of the settings are there, and take what they are given."""
         for name, route in self.routes.items():
-            wanted = tuple(route.sink.fields)
+            wanted = tuple(dict.fromkeys((*route.sink.fields, *(getattr(route.sink, "update_fields", None) or {}))))
             try:
                 known = Dictionary(self._client, self.table, wanted).columns()
             except PollerError as error:

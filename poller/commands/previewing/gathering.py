@@ -15,12 +15,13 @@ from typing import Final, Protocol, runtime_checkable
 
 from poller.commands.opening import reading
 from poller.errors import DatabaseUnusable
-from poller.identity import correlation_id, derived_sys_id
+from poller.identity import correlation_id, derived_sys_id, message_id
 from poller.model import (
     AlreadyThere,
     Fields,
     Malformed,
     NotYet,
+    Operation,
     Page,
     Prepared,
     Ready,
@@ -177,6 +178,7 @@ def _record(each: SourceRecord, name: str, prefix: str, identity: str, now: date
         correlation_id=correlation_id(prefix, identity, each.key),
         derived_sys_id=derived_sys_id(prefix, identity, each.key),
         first_seen=now,
+        message_id=message_id(correlation_id(prefix, identity, each.key), Operation.CREATE, each.version),
     )
 
 
@@ -189,7 +191,7 @@ def _shown(record: Record, answer: Prepared, rendered: Prepared | None, before: 
         outcome, number = "there", answer.receipt.number
     elif before.baseline:
         outcome, reason = "baseline", "first_run is baseline, and no whole poll has ended yet"
-    body, notes = (load(rendered.body), rendered.note or "") if isinstance(rendered, Ready) else (None, "")
+    body, notes = (_body(rendered.body), rendered.note or "") if isinstance(rendered, Ready) else (None, "")
     if isinstance(rendered, Undeliverable):
         outcome, reason = ("known", rendered.reason) if was else ("undeliverable", rendered.reason)
     if isinstance(rendered, NotYet):
@@ -207,8 +209,19 @@ def _shown(record: Record, answer: Prepared, rendered: Prepared | None, before: 
     )
 
 
+def _body(text: str) -> Fields:
+    """Return a frozen body as it is shown: by its columns, or as one document."""
+    try:
+        found: object = load(text)
+    except ValueError:
+        return {"document": text}
+    return found if isinstance(found, dict) else {"document": text}
+
+
 def given(route: Route, each: SourceRecord) -> dict[str, str]:
     """Return what the templates of columns that are looked up or mapped give for a record."""
+    if route.sink.type != "servicenow":
+        return {}
     variables = {"key": each.key, "version": each.version, **load(dump(each.fields))}
     found = {}
     for name, template in route.sink.templates().items():

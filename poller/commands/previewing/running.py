@@ -18,7 +18,7 @@ from poller.commands.showing import clean, say
 from poller.errors import PollerError
 from poller.model import Malformed, SourceRecord
 from poller.settings import Route, Settings, secrets as all_secrets
-from poller.wiring import Gate, build_sink, build_source
+from poller.wiring import PREFIX, Gate, build_sink, build_source
 
 
 def preview(
@@ -82,12 +82,12 @@ def _shown(
 ) -> tuple[list[Shown], str | None, SourceRecord | Malformed | None]:
     """Return what becomes of each record, what went wrong, and the first record."""
     sink = build_sink(route, client, Gate())
-    prefix = settings.servicenow.correlation_prefix if settings.servicenow else ""
+    prefix = settings.servicenow.correlation_prefix if settings.servicenow else PREFIX
     found: list[SourceRecord | Malformed] = []
     fault = None
     try:
         # One by one: what came before a page that fails is shown all the same.
-        for each in gathering.polled(build_source(route), route, before.checkpoint, limit=limit, key=key):
+        for each in gathering.polled(build_source(route, client), route, before.checkpoint, limit=limit, key=key):
             found.append(each)  # noqa: PERF402
     except PollerError as error:
         fault = f"poll: {error}"

@@ -97,7 +97,13 @@ def _fields(each: Shown) -> Iterator[str]:
     for name in names:
         note = f"  ({notes[name]})" if name in notes else ""
         mark = _MARKS.get(differing.get(name, ""), " ")
-        yield f"  {mark} {name:<{size}}  {cut(clean(_value(each, name)), room - len(note))}{note}"
+        value = _value(each, name)
+        if "document" in body and "\n" in value:
+            # A document is looked at as it is; a column is a text among others.
+            yield f"  {mark} {name}"
+            yield from (f"      {clean(line)}" for line in value.splitlines())
+            continue
+        yield f"  {mark} {name:<{size}}  {cut(clean(value), room - len(note))}{note}"
         if differing.get(name) in {"changed", "gone"}:
             yield f"    {'was':>{size}}  {cut(clean(before[name]), room)}"
     if each.before is not None and not differing:

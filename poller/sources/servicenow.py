@@ -1,0 +1,253 @@
+"""
+The source ``servicenow``: rows of a table that match a query, as they come to match it or as they change.
+
+Rows are stamped with the time at which their transaction writes, to the second, and are seen when it commits, which may be
+minutes later. So the checkpoint is the time up to which nothing can come any more: what the instance's clock said when the
+poll began, less its longest execution. Everything since then is read by each poll, and what is known is known. Pages go on
+behind the last row, by its stamp and sys_id, never by offset: ten thousand rows may bear one stamp.
+
+What changes without a new stamp (a scripted update, a row that comes to match by another table's change) is found by
+reading everything that matches once a day.
+
+Source: guarantee.md 2.5; servicenow.md sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from poller.clients.answers import is_sys_id
+from poller.clients.servicenow import ServiceNowSettings
+from poller.errors import BlockedError, TransientError
+from poller.formats import fingerprint, to_text
+from poller.model import Fields, Malformed, Page, SourceRecord
+from poller.ports import Known, nothing_known
+from poller.sources.servicenow_settings import ServiceNowSourceSettings
+
+__all__ = ["ServiceNowSource", "ServiceNowSourceSettings"]
+
+#: Taken off besides: a Date has a grain of a second, and so has a stamp.
+_GRAIN: Final = timedelta(seconds=2)
+_STAMP: Final = "%Y-%m-%d %H:%M:%S"
+_OURS: Final = ("sys_id", "sys_updated_on", "sys_mod_count")
+#: Rows that are tried for the proof of the time zone; each may have changed meanwhile.
+_TRIES: Final = 3
+
+
+class Client(Protocol):
+    """What is needed of a ServiceNow client."""
+
+    settings: ServiceNowSettings
+
+    @property
+    def skew_seconds(self) -> float: ...
+    @property
+    def skew_measured(self) -> bool: ...
+    def table_page(
+        self, table: str, query: str, fields: Sequence[str], limit: int, *, offset: int = 0, display: bool = False
+    ) -> tuple[list[Fields], int | None]: ...
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class _Place:
+    """Where a page ended."""
+
+    stamp: str
+    sys_id: str
+
+
+class ServiceNowSource:
+    """
+    One table, polled.
+
+    Args:
+        not_from: How the correlation_ids of rows begin that are left out.
+
+        wall: Our wall clock, in seconds since 1970.
+    """
+
+    settings = ServiceNowSourceSettings
+
+    def __init__(
+        self,
+        settings: ServiceNowSourceSettings,
+        client: Client,
+        *,
+        not_from: Sequence[str] = (),
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._not_from = tuple(not_from)
+        self._wall = wall
+        self._display = frozenset(settings.display)
+        columns = [*_OURS, *settings.fields.values(), *(["correlation_id"] if not_from else [])]
+        self._columns = tuple(dict.fromkeys(columns))
+        self._proven = False
+
+    def poll(self, checkpoint: str | None, known: Known = nothing_known) -> Iterator[Page]:
+        since = self._since(checkpoint)
+        if not self._proven:
+            self._prove_zone()
+        # Before the first row is read: what commits while we page is stamped later than this, or read by the next poll.
+        closed = self._closed()
+        if since is not None and closed is not None and self._due(since, closed):
+            since = None
+        held: list[Fields] = []
+        for rows in self._pages(since):
+            if held:
+                yield self._page(held)
+            held = rows
+        marks = [checkpoint[:19]] if checkpoint else []
+        marks += [closed.strftime(_STAMP)] if closed else []
+        mark = max(marks, default=None)
+        page = self._page(held)
+        yield Page(records=page.records, malformed=page.malformed, checkpoint=mark, last=True)
+
+    # Times.
+
+    def _since(self, checkpoint: str | None) -> datetime | None:
+        if checkpoint is None:
+            return None
+        try:
+            return datetime.strptime(checkpoint[:19].replace("T", " "), _STAMP).replace(tzinfo=UTC)
+        except ValueError:
+            said = f'the stored checkpoint is no time such as "2026-11-24 01:02:03" (UTC), but {checkpoint[:40]!r}'
+            raise BlockedError(f"{said}; set it by poller rewind") from None
+
+    def _closed(self) -> datetime | None:
+        """Return up to when nothing can come any more, by the instance's clock; None: it never told the time."""
+        if not self._client.skew_measured:
+            return None
+        skew = timedelta(seconds=self._client.skew_seconds)
+        theirs = datetime.fromtimestamp(self._wall(), UTC) - skew
+        return (theirs - self._client.settings.max_execution - abs(skew) - _GRAIN).replace(microsecond=0)
+
+    def _due(self, since: datetime, closed: datetime) -> bool:
+        """Return whether all that matches is to be read: the checkpoint passes into another day, or whatever is set."""
+        period = self._settings.reconcile.total_seconds()
+        return since.timestamp() // period != closed.timestamp() // period
+
+    def _prove_zone(self) -> None:
+        """
+        Ask for a row by its own stamp, so that a literal is known to be read as it was written.
+
+        Raises:
+            BlockedError: It is read in another zone: rows would be missed.
+        """
+        rows, _ = self._ask("ORDERBYDESCsys_updated_on", ["sys_id"], _TRIES)
+        for row in rows:
+            stamps, _ = self._ask(f"sys_id={row.get('sys_id')}", ["sys_id", "sys_updated_on"], 1)
+            stamp = str(stamps[0].get("sys_updated_on") or "") if stamps else ""
+            if not stamp:
+                continue
+            query = f"sys_id={row.get('sys_id')}^sys_updated_on={stamp}"
+            found, _ = self._ask(query, ["sys_id"], 1)
+            if found:
+                self._proven = True
+                return
+        if rows:
+            raise BlockedError(
+                f"{self._settings.table}: a row is not found by its own sys_updated_on, so times in queries are read in "
+                "another zone than UTC, or that column is hidden; set the time zone of the integration user to GMT"
+            )
+
+    # Rows.
+
+    def _ask(
+        self, query: str, columns: Sequence[str], limit: int, *, offset: int = 0, display: bool = False
+    ) -> tuple[list[Fields], int | None]:
+        return self._client.table_page(self._settings.table, query, columns, limit, offset=offset, display=display)
+
+    def _pages(self, since: datetime | None) -> Iterator[list[Fields]]:
+        """Yield rows, oldest first, until there are no more."""
+        place: _Place | None = None
+        offset, limit = 0, self._settings.page_size
+        while True:
+            query = self._query(since, place)
+            rows, total = self._ask(query, self._columns, limit, offset=offset, display=bool(self._display))
+            if rows:
+                place = self._ends(rows, place)
+                yield rows
+            # The limit counts before rows are hidden from us: neither a short nor an empty page is the end.
+            if total is not None and total <= offset + limit:
+                return
+            if not rows and total is None:
+                return
+            offset = 0 if rows else offset + limit
+
+    def _query(self, since: datetime | None, place: _Place | None) -> str:
+        """
+        Return the admin's query with our conditions in each of its sets.
+
+        ``^OR`` binds to the condition beside it alone, so what is added behind it holds for all of a set.
+        """
+        if place is not None:
+            ours = [f"sys_updated_on>{place.stamp}", f"sys_updated_on={place.stamp}^sys_id>{place.sys_id}"]
+        else:
+            ours = [f"sys_updated_on>={since:{_STAMP}}"] if since is not None else ["sys_idISNOTEMPTY"]
+        sets = [
+            f"{theirs}^{condition}" if theirs else condition
+            for theirs in self._settings.query.split("^NQ")
+            for condition in ours
+        ]
+        return "^NQ".join(sets) + "^ORDERBYsys_updated_on^ORDERBYsys_id"
+
+    def _ends(self, rows: list[Fields], before: _Place | None) -> _Place:
+        """
+        Return where a page ends.
+
+        Raises:
+            TransientError: It is not what was asked for; going on would miss rows.
+
+            BlockedError: We cannot see what pages are told apart by.
+        """
+        places = [_Place(stamp=_value(row, "sys_updated_on"), sys_id=_value(row, "sys_id")) for row in rows]
+        if not all(len(each.stamp) == len("2026-11-24 01:02:03") and is_sys_id(each.sys_id) for each in places):
+            table = self._settings.table
+            raise BlockedError(f"{table}: sys_id or sys_updated_on is hidden; let the integration user read them")
+        if sorted(places) != places or (before is not None and places[0] <= before):
+            raise TransientError(
+                f"{self._settings.table}: the instance gave other rows, or in another order, than asked"
+            )
+        return places[-1]
+
+    def _page(self, rows: Sequence[Fields]) -> Page:
+        records = tuple(self._record(row) for row in rows if not self._ours(row))
+        malformed: tuple[Malformed, ...] = ()
+        return Page(records=records, malformed=malformed)
+
+    def _ours(self, row: Fields) -> bool:
+        return bool(self._not_from) and _value(row, "correlation_id").startswith(self._not_from)
+
+    def _record(self, row: Fields) -> SourceRecord:
+        fields: Fields = {
+            name: _display(row, column) if name in self._display else _value(row, column)
+            for name, column in self._settings.fields.items()
+        }
+        count = _value(row, "sys_mod_count") or "0"
+        return SourceRecord(
+            key=_value(row, "sys_id"),
+            version=f"{count}-{fingerprint(fields)[:12]}",
+            fields=fields,
+            # Not the count: it may begin anew. What is seen last within a second counts.
+            order=_value(row, "sys_updated_on"),
+        )
+
+
+def _value(row: Fields, column: str) -> str:
+    """Return a column as text; one that is hidden from us, or empty, is empty."""
+    found = row.get(column)
+    if isinstance(found, dict):
+        found = found.get("value")
+    return "" if found is None else to_text(found)
+
+
+def _display(row: Fields, column: str) -> str:
+    found = row.get(column)
+    shown = found.get("display_value") if isinstance(found, dict) else found
+    return "" if shown is None else to_text(shown)
