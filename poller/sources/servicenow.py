@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final, Protocol
 
 from poller.clients.answers import is_sys_id
@@ -26,6 +26,7 @@ from poller.errors import BlockedError, TransientError
 from poller.formats import fingerprint, to_text
 from poller.model import Fields, Malformed, Page, SourceRecord
 from poller.ports import Known, nothing_known
+from poller.sources.instants import SECOND
 from poller.sources.servicenow_settings import ServiceNowSourceSettings
 
 __all__ = ["ServiceNowSource", "ServiceNowSourceSettings"]
@@ -87,24 +88,25 @@ class ServiceNowSource:
         self._display = frozenset(settings.display)
         columns = [*_OURS, *settings.fields.values(), *(["correlation_id"] if not_from else [])]
         self._columns = tuple(dict.fromkeys(columns))
-        self._proven = False
+        self._proven_on: date | None = None
 
     def poll(self, checkpoint: str | None, known: Known = nothing_known) -> Iterator[Page]:
-        since = self._since(checkpoint)
+        stood = since = self._since(checkpoint)
         if not self._proven:
-            self._prove_zone()
+            self._prove_zone(self._newest())
         # Before the first row is read: what commits while we page is stamped later than this, or read by the next poll.
         closed = self._closed()
-        if since is not None and closed is not None and self._due(since, closed):
+        due = since is not None and closed is not None and self._due(since, closed)
+        # While no row could be seen that proves how literals are read, none bounds the poll.
+        if due or not self._proven:
             since = None
         held: list[Fields] = []
         for rows in self._pages(since):
             if held:
                 yield self._page(held)
             held = rows
-        marks = [checkpoint[:19]] if checkpoint else []
-        marks += [closed.strftime(_STAMP)] if closed else []
-        mark = max(marks, default=None)
+        marks = [moment for moment in (stood, closed) if moment is not None]
+        mark = f"{max(marks):{_STAMP}}" if marks else None
         page = self._page(held)
         yield Page(records=page.records, malformed=page.malformed, checkpoint=mark, last=True)
 
@@ -114,8 +116,10 @@ class ServiceNowSource:
         if checkpoint is None:
             return None
         try:
-            return datetime.strptime(checkpoint[:19].replace("T", " "), _STAMP).replace(tzinfo=UTC)
-        except ValueError:
+            # An operator may have written it with a zone, or as a day.
+            mark = self._settings.checkpoint_reading().read(checkpoint)
+            return datetime.fromtimestamp(int(mark.order // SECOND), UTC)
+        except (ValueError, OverflowError):
             said = f'the stored checkpoint is no time such as "2026-11-24 01:02:03" (UTC), but {checkpoint[:40]!r}'
             raise BlockedError(f"{said}; set it by poller rewind") from None
 
@@ -132,29 +136,53 @@ class ServiceNowSource:
         period = self._settings.reconcile.total_seconds()
         return since.timestamp() // period != closed.timestamp() // period
 
-    def _prove_zone(self) -> None:
+    @property
+    def _proven(self) -> bool:
+        """Whether the zone was proven today: where there is summer time, it may be UTC for half of a year."""
+        return self._proven_on == self._today()
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._wall(), UTC).date()
+
+    def _newest(self) -> list[Fields]:
+        return self._ask("ORDERBYDESCsys_updated_on", ["sys_id"], _TRIES)[0]
+
+    def _prove_zone(self, rows: Sequence[Fields]) -> None:
         """
-        Ask for a row by its own stamp, so that a literal is known to be read as it was written.
+        Ask for one of *rows* by its own stamp, so that a literal is known to be read as it was written.
 
         Raises:
-            BlockedError: It is read in another zone: rows would be missed.
+            BlockedError: It is read in another zone: rows would be missed. Or a column of the query is not seen.
         """
-        rows, _ = self._ask("ORDERBYDESCsys_updated_on", ["sys_id"], _TRIES)
-        for row in rows:
-            stamps, _ = self._ask(f"sys_id={row.get('sys_id')}", ["sys_id", "sys_updated_on"], 1)
-            stamp = str(stamps[0].get("sys_updated_on") or "") if stamps else ""
-            if not stamp:
-                continue
-            query = f"sys_id={row.get('sys_id')}^sys_updated_on={stamp}"
-            found, _ = self._ask(query, ["sys_id"], 1)
-            if found:
-                self._proven = True
+        for row in rows[-_TRIES:]:
+            this = f"sys_id={_value(row, 'sys_id')}"
+            columns = dict.fromkeys(["sys_id", "sys_updated_on", *self._settings.queried()])
+            stamps, _ = self._ask(this, list(columns), 1)
+            self._check_queried(stamps)
+            stamp = _value(stamps[0], "sys_updated_on") if stamps else ""
+            if stamp and self._ask(f"{this}^sys_updated_on={stamp}", ["sys_id"], 1)[0]:
+                self._proven_on = self._today()
                 return
         if rows:
             raise BlockedError(
                 f"{self._settings.table}: a row is not found by its own sys_updated_on, so times in queries are read in "
                 "another zone than UTC, or that column is hidden; set the time zone of the integration user to GMT"
             )
+
+    def _check_queried(self, rows: Sequence[Fields]) -> None:
+        """
+        See that the columns of the query are there: a condition on any other is dropped, and the rest gives far more rows.
+
+        Raises:
+            BlockedError: One is not; what was never meant for the sink would be sent.
+        """
+        for column in self._settings.queried():
+            # What lies behind an empty reference may be left out, although it is there.
+            if any(column not in row and _behind(row, column) for row in rows):
+                raise BlockedError(
+                    f'{self._settings.table}: no row shows the column "{column}" of the query, so the instance may drop that '
+                    "condition and give every row; correct query, or let the integration user read that column"
+                )
 
     # Rows.
 
@@ -172,13 +200,19 @@ class ServiceNowSource:
             rows, total = self._ask(query, self._columns, limit, offset=offset, display=bool(self._display))
             if rows:
                 place = self._ends(rows, place)
+                if not self._proven:
+                    self._prove_zone(rows)
                 yield rows
-            # The limit counts before rows are hidden from us: neither a short nor an empty page is the end.
-            if total is not None and total <= offset + limit:
-                return
-            if not rows and total is None:
+            if self._is_last(rows, total, offset):
                 return
             offset = 0 if rows else offset + limit
+
+    def _is_last(self, rows: list[Fields], total: int | None, offset: int) -> bool:
+        """Return whether no page follows. The limit counts before rows are hidden from us, and may be lowered."""
+        limit = self._settings.page_size
+        if not rows:
+            return total is None or total <= offset + limit
+        return total is not None and total <= offset + len(rows) < offset + limit
 
     def _query(self, since: datetime | None, place: _Place | None) -> str:
         """
@@ -245,6 +279,12 @@ def _value(row: Fields, column: str) -> str:
     if isinstance(found, dict):
         found = found.get("value")
     return "" if found is None else to_text(found)
+
+
+def _behind(row: Fields, column: str) -> bool:
+    """Return whether a dot-walk leads somewhere in *row*; a column of the table itself does."""
+    reference, dot, _ = column.rpartition(".")
+    return not dot or bool(_value(row, reference))
 
 
 def _display(row: Fields, column: str) -> str:

@@ -14,6 +14,12 @@ from poller.values import Duration, Model
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ORDERED: Final = re.compile(r"(^|\^)(ORDERBY|GROUPBY)")
+#: An ^OR or ^NQ with nothing before or behind it takes in the conditions that we add; an instance may end at ^EQ.
+_LOOSE: Final = re.compile(r"^(\^|OR|NQ)|\^(OR|NQ|EQ)?(\^|$)")
+
+
+#: Variables are no columns, and neither are the capital words of related lists and text searches.
+_QUERIED: Final = re.compile(r"(?:^|\^)(?:OR|NQ)?(?!variables\.|ref_)([a-z][a-z0-9_.]*)(?=[^a-z0-9_.])")
 
 
 class ServiceNowSourceSettings(Model):
@@ -58,13 +64,13 @@ class ServiceNowSourceSettings(Model):
     @field_validator("query")
     @classmethod
     def _bound(cls, query: str) -> str:
-        query = query.strip().removesuffix("^EQ")
+        query = query.strip().rstrip("^").removesuffix("^EQ")
         if _CONTROL.search(query):
             raise ValueError("holds a control character")
         if _ORDERED.search(query):
             raise ValueError("is ordered by sys_updated_on by ourselves; leave ORDERBY and GROUPBY out")
-        if "^NQ" in query and not all(part.strip("^") for part in query.split("^NQ")):
-            raise ValueError("has an empty part beside ^NQ")
+        if _LOOSE.search(query):
+            raise ValueError("has an empty part beside ^, ^OR or ^NQ, or an ^EQ before its end")
         return query
 
     @field_validator("fields")
@@ -81,6 +87,14 @@ class ServiceNowSourceSettings(Model):
             raise ValueError(f"{missing[0][:80]} is not among the fields")
         return names
 
+    def queried(self) -> tuple[str, ...]:
+        """Return the columns that the query has conditions on, and before each dot-walk the references on its way."""
+        found: dict[str, None] = {}
+        for name in filter(_is_column, _QUERIED.findall(self.query)):
+            steps = name.split(".")
+            found |= dict.fromkeys(".".join(steps[:count]) for count in range(1, len(steps) + 1))
+        return tuple(found)
+
     @property
     def checkpoint(self) -> str:
         """What the checkpoint is a value of; `poller rewind` asks."""
@@ -89,3 +103,11 @@ class ServiceNowSourceSettings(Model):
     def checkpoint_reading(self) -> CheckpointFormat:
         """Return how checkpoints are compared: as the instance writes them, in UTC."""
         return CheckpointFormat(name="iso", overlap=timedelta(0))
+
+
+def _is_column(name: str) -> bool:
+    try:
+        check_field(name)
+    except ValueError:
+        return False
+    return True

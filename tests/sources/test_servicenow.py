@@ -267,6 +267,35 @@ def test_our_conditions_bind_to_all_of_the_admins_query(
     assert sorted(record.fields["title"] for record in found) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["asignment_group=x", "active=true^asignment_group.name=Vendor", "active=true^ORcaller_id.usr_nameISNOTEMPTY"],
+)
+def test_a_mistyped_column_in_the_query_sends_nothing(sandbox: Sandbox, client: ServiceNowClient, query: str) -> None:
+    (sys_id,) = add(sandbox, {"short_description": "not meant for the vendor"})
+    control(sandbox, "POST", "change", {"sys_id": sys_id, "fields": {"caller_id": "abel.tuter"}})
+    with pytest.raises(BlockedError, match=r'no row shows the column "(asignment_group(\.name)?|caller_id\.usr_name)"'):
+        keys(source(client, query=query))
+
+
+def test_a_dot_walk_that_is_left_out_behind_an_empty_reference_is_no_mistake(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    class Omitting(Between):
+        def table_page(self, table: str, query: str, fields: Any, limit: int, **more: Any) -> Any:
+            rows, total = super().table_page(table, query, fields, limit, **more)
+            return [{name: value for name, value in row.items() if value or "." not in name} for row in rows], total
+
+    (sys_id,) = add(sandbox, {"short_description": "x"})
+    assert keys(source(Omitting(client), query="assignment_group.name!=Vendor")) == [sys_id]
+
+
+def test_columns_of_a_query_are_told_from_all_else_in_it() -> None:
+    query = "active=true^priorityIN1,2^ORcaller_id.user_nameSTARTSWITHa^NQstate!=6^123TEXTQUERY321=x^variables.ab=1^active=false"
+    settings = ServiceNowSourceSettings.model_validate({"type": "servicenow", "fields": FIELDS, "query": query})
+    assert settings.queried() == ("active", "priority", "caller_id", "caller_id.user_name", "state")
+
+
 def test_incidents_of_our_own_routes_are_left_out(sandbox: Sandbox, client: ServiceNowClient) -> None:
     add(sandbox, {"correlation_id": "t:aaaaaaaa:1"}, {"correlation_id": "t:bbbbbbbb:1"}, {"correlation_id": ""})
     found = polled(source(client, not_from=("t:aaaaaaaa:",), page_size=1))[0]
@@ -314,6 +343,80 @@ def test_literals_that_are_read_in_another_zone_stop_the_poll(sandbox: Sandbox, 
         keys(source(client))
 
 
+class Between:
+    """A client whose pages are changed on their way."""
+
+    def __init__(self, client: ServiceNowClient) -> None:
+        self._client = client
+        self.settings = client.settings
+        self.skew_seconds, self.skew_measured = 0.0, True
+
+    def table_page(
+        self, table: str, query: str, fields: Any, limit: int, **more: Any
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        return self._client.table_page(table, query, fields, limit, **more)
+
+
+def test_where_no_newest_row_can_be_seen_the_rows_that_are_found_prove_the_zone(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    class Hiding(Between):
+        def table_page(self, table: str, query: str, fields: Any, limit: int, **more: Any) -> Any:
+            rows, total = super().table_page(table, query, fields, limit, **more)
+            return ([] if "ORDERBYDESC" in query else rows), total
+
+    added = add(sandbox, {"sys_updated_on": "2026-01-02 03:04:05"}, {"sys_updated_on": "2026-01-03 03:04:05"})
+    recent = stamp(datetime.now(UTC) - timedelta(minutes=6))
+    assert sorted(keys(source(Hiding(client)), recent)) == sorted(added)
+    switch(sandbox, literals="user", time_zone="US/Pacific")
+    with pytest.raises(BlockedError, match="set the time zone of the integration user to GMT"):
+        keys(source(Hiding(client)), recent)
+
+
+def test_the_zone_is_proven_anew_each_day(sandbox: Sandbox, client: ServiceNowClient) -> None:
+    add(sandbox, {"short_description": "x"})
+    now = [datetime.now(UTC).timestamp()]
+    settings = ServiceNowSourceSettings.model_validate({"type": "servicenow", "fields": FIELDS})
+    one = ServiceNowSource(settings, client, wall=lambda: now[0])
+    keys(one)
+    switch(sandbox, literals="user", time_zone="US/Pacific")
+    now[0] += 86_400
+    with pytest.raises(BlockedError, match="set the time zone of the integration user to GMT"):
+        keys(one)
+
+
+def test_pages_that_are_shorter_than_asked_or_miscounted_are_not_the_end(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    class Lowering(Between):
+        def table_page(self, table: str, query: str, fields: Any, limit: int, **more: Any) -> Any:
+            return super().table_page(table, query, fields, min(limit, 4), **more)
+
+    class Miscounting(Between):
+        def table_page(self, table: str, query: str, fields: Any, limit: int, **more: Any) -> Any:
+            rows, _ = super().table_page(table, query, fields, limit, **more)
+            return rows, len(rows)
+
+    added = add(sandbox, *({"short_description": str(n)} for n in range(25)))
+    assert sorted(keys(source(Lowering(client), page_size=10))) == sorted(added)
+    assert sorted(keys(source(Miscounting(client), page_size=10))) == sorted(added)
+
+
+@pytest.mark.parametrize(
+    "written", ["2026-11-20 10:00:00", "2026-11-20T10:00:00Z", "2026-11-20T12:00:00.5+02:00", "2026-11-20T10:00"]
+)
+def test_a_checkpoint_that_an_operator_wrote_is_read_as_rewind_reads_it(
+    sandbox: Sandbox, client: ServiceNowClient, written: str
+) -> None:
+    add(sandbox, {"sys_updated_on": "2026-11-20 09:59:59"})
+    (at,) = add(sandbox, {"sys_updated_on": "2026-11-20 10:00:00"})
+    (behind,) = add(sandbox, {"sys_updated_on": "2026-11-20 11:00:00"})
+    found, mark = polled(source(client, reconcile="3650d"), written)
+    assert {record.key for record in found} == {at, behind}
+    assert mark is not None
+    assert mark > "2026-11-20 10:00:00"
+
+
 def test_rows_in_another_order_than_asked_stop_the_poll(client: ServiceNowClient, sandbox: Sandbox) -> None:
     class Shuffling:
         settings = client.settings
@@ -332,7 +435,10 @@ def test_rows_in_another_order_than_asked_stop_the_poll(client: ServiceNowClient
     ("keys", "words"),
     [
         ({"query": "active=true^ORDERBYnumber"}, "ORDERBY"),
-        ({"query": "a=1^NQ"}, "empty part"),
+        *(
+            ({"query": query}, "empty part")
+            for query in ("a=1^NQ", "a=1^OR", "a=1^^b=2", "^NQa=1", "ORa=1", "a=1^EQ^b=2")
+        ),
         ({"fields": {"a": "no such!"}}, "no column name"),
         ({"display": ["other"]}, "not among the fields"),
         ({"table": "a/b"}, "no table name"),
