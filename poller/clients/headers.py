@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, ValidationInfo
@@ -30,12 +30,16 @@ def _secret_or_text(value: object, info: ValidationInfo) -> object:
 SecretOrText = Annotated[str | Secret, Field(union_mode="left_to_right"), BeforeValidator(_secret_or_text)]
 
 
-def check_headers(headers: dict[str, str | Secret], *, instead: str) -> dict[str, str | Secret]:
+def check_headers(
+    headers: dict[str, str | Secret], *, instead: str, reserved: Collection[str] = ()
+) -> dict[str, str | Secret]:
     """
     Return *headers* if they can be sent with each request.
 
     Args:
         instead: Where templates belong.
+
+        reserved: Further ones that the client sets, in lower case.
 
     Raises:
         ValueError: One of them cannot, or is the client's own.
@@ -43,7 +47,7 @@ def check_headers(headers: dict[str, str | Secret], *, instead: str) -> dict[str
     for name, value in headers.items():
         if not _NAME.fullmatch(name):
             raise ValueError("a header's name is made of letters, digits and -")
-        if name.lower() in _OWN | _CONDITIONS:
+        if name.lower() in _OWN | _CONDITIONS or name.lower() in reserved:
             raise ValueError(f"{name} is set by the client itself")
         if isinstance(value, str) and not (value.isascii() and value.isprintable()):
             raise ValueError(f"the header {name} holds something other than printable ASCII")
@@ -53,7 +57,7 @@ def check_headers(headers: dict[str, str | Secret], *, instead: str) -> dict[str
 
 
 def merged(given: Mapping[str, str], configured: Mapping[str, str | Secret]) -> dict[str, str]:
-    """Return *given* with those of the settings, which count more; secrets are read now."""
+    """Return *given* with *configured*, which count more, however their names are written; secrets are read now."""
     headers = dict(given)
     for name, value in configured.items():
         headers = {kept: text for kept, text in headers.items() if kept.lower() != name.lower()}

@@ -91,7 +91,9 @@ def _names_seen(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
                 text = f"is required, because sink.fields is left out and uses {{{{ {name} }}}} by default"
                 yield Problem(path=(*path, "source", "fields", name), text=text, at=(*path, "source", "fields"))
     for part in _TEMPLATES if not servicenow else ("fields", "update_fields"):
-        yield from _unknown(sink.get(part), (*path, "sink", part), known)
+        # The name of a file may hold a part of the message's own id.
+        besides = frozenset({"id"}) if part == "name" else frozenset()
+        yield from _unknown(sink.get(part), (*path, "sink", part), known | besides)
     for part in ("url", "body"):
         yield from _unknown(_table(route, "reply").get(part), (*path, "reply", part), known | _REPLY)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from poller.clients.headers import SecretOrText, check_headers
+from poller.clients.headers import SecretOrText
 from poller.clients.http import RemoteSettings
 from poller.model import Intent, Receipt, Record
-from poller.sinks.sending import ACCEPTED, Sending, check_template, compile_url, remote_name
+from poller.sinks.addresses import Address, check_template, remote_name
+from poller.sinks.sending import ACCEPTED, Sending, check_auth, check_sent
 from poller.sinks.unguarded import UnguardedSink, envelope, opened
 from poller.translate.documents import DocumentSettings, Translator
 from poller.values import Secret
@@ -37,7 +38,12 @@ class HttpSinkSettings(RemoteSettings, DocumentSettings):
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
-        return check_headers(headers, instead="url and fields")
+        return check_sent(headers, instead="url and fields")
+
+    @model_validator(mode="after")
+    def _authenticated(self) -> Self:
+        check_auth(self.auth)
+        return self
 
 
 class HttpSink(UnguardedSink):
@@ -47,7 +53,7 @@ class HttpSink(UnguardedSink):
 
     def __init__(self, settings: HttpSinkSettings) -> None:
         super().__init__(remote_name(settings.url))
-        self._url = compile_url(settings.url)
+        self._url = Address(settings.url)
         self._translator = Translator(settings)
         self._sending = Sending(
             settings,
@@ -65,7 +71,7 @@ class HttpSink(UnguardedSink):
 
     def freeze(self, record: Record) -> str:
         besides = {"key": record.key, "version": record.version}
-        url = self._url.render({**besides, **record.fields})
+        url = self._url.of({**besides, **record.fields})
         return envelope(url=url, document=self._translator.render(record.fields, **besides))
 
     def deliver(self, intent: Intent) -> Receipt:

@@ -8,23 +8,26 @@ the incident is delivered.
 from __future__ import annotations
 
 import json
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from poller.clients.auth import AuthSettings
-from poller.clients.headers import SecretOrText, check_headers
+from poller.clients.headers import SecretOrText
 from poller.clients.http import RemoteSettings
 from poller.model import Intent, Operation, Receipt, Record
-from poller.sinks.sending import ACCEPTED, Sending, check_template, compile_url, remote_name
+from poller.sinks.addresses import Address, check_template, remote_name
+from poller.sinks.sending import ACCEPTED, Sending, check_auth, check_sent
 from poller.sinks.unguarded import UnguardedSink, envelope, opened
 from poller.translate import Template, compile_template
 from poller.values import Secret
 
 __all__ = ["ReplySettings", "ReplySink", "with_source_auth"]
 
-_CONNECTIONS = 4
+_CONNECTIONS: Final = 4
+#: How the source's host is reached; each as a whole, where the reply says nothing of its own.
+_PATHS: Final = (("tls",), ("proxy", "proxy_username", "proxy_password"))
 
 
 class ReplySettings(RemoteSettings):
@@ -54,7 +57,7 @@ class ReplySettings(RemoteSettings):
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, str | Secret]) -> dict[str, str | Secret]:
-        return check_headers(headers, instead="url and body")
+        return check_sent(headers, instead="url and body")
 
     @field_validator("body")
     @classmethod
@@ -62,18 +65,24 @@ class ReplySettings(RemoteSettings):
         _compiled(body)
         return body
 
+    @model_validator(mode="after")
+    def _authenticated(self) -> Self:
+        check_auth(self.auth)
+        return self
+
 
 def with_source_auth(reply: ReplySettings, source: BaseModel) -> ReplySettings:
-    """Return *reply* with the credentials of the source where it has none of its own and the host is the same."""
+    """Return *reply* with credentials, TLS and proxy of the source where it has none of its own and the host is the same."""
     theirs: AuthSettings | None = getattr(source, "auth", None)
     if theirs is None or "auth" in reply.model_fields_set:
         return reply
     ours, other = urlsplit(reply.url.partition("{")[0]), urlsplit(str(getattr(source, "url", "")))
     if ours[:2] != other[:2]:
         return reply
-    given = {"auth": theirs}
-    if "tls" not in reply.model_fields_set and hasattr(source, "tls"):
-        given["tls"] = source.tls
+    given: dict[str, object] = {"auth": theirs}
+    for path in _PATHS:
+        if reply.model_fields_set.isdisjoint(path) and all(hasattr(source, name) for name in path):
+            given |= {name: getattr(source, name) for name in path}
     return reply.model_copy(update=given)
 
 
@@ -84,7 +93,7 @@ class ReplySink(UnguardedSink):
 
     def __init__(self, settings: ReplySettings) -> None:
         super().__init__(remote_name(settings.url))
-        self._url = compile_url(settings.url)
+        self._url = Address(settings.url)
         self._body = _compiled(settings.body)
         self._type = "text/plain; charset=utf-8" if isinstance(settings.body, str) else "application/json"
         self._sending = Sending(
@@ -105,7 +114,7 @@ class ReplySink(UnguardedSink):
         variables |= {"number": record.number or "", "sys_id": record.sys_id or ""}
         filled = _filled(self._body, variables)
         text = filled if isinstance(self._body, Template) else json.dumps(filled, ensure_ascii=False)
-        return envelope(url=self._url.render(variables), document=str(text))
+        return envelope(url=self._url.of(variables), document=str(text))
 
     def deliver(self, intent: Intent) -> Receipt:
         parts = opened(intent.body)

@@ -9,60 +9,53 @@ Source: draft-ietf-httpapi-idempotency-key-header; RFC 9110; guarantee.md 2.5.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from poller.clients.headers import merged
-from poller.clients.http import Answer, HttpRemote, RemoteSettings, check_url
+from poller.clients.auth import AuthSettings, TokenAuth
+from poller.clients.headers import check_headers, merged
+from poller.clients.http import Answer, HttpRemote, RemoteSettings
 from poller.clients.oauth import Grant, credentials
 from poller.clients.retry_after import retry_after
-from poller.errors import BlockedError, Evidence, NotSentError, PermanentError, TransientError, UnknownOutcome
+from poller.clients.revealing import reveal
+from poller.errors import (
+    BlockedError,
+    Evidence,
+    NotSentError,
+    PermanentError,
+    PollerError,
+    TransientError,
+    UnknownOutcome,
+)
 from poller.model import Intent, Receipt
-from poller.translate import Template, compile_template
+from poller.sinks.addresses import remote_name
 from poller.values import Secret
 
 #: What a receiver may say "done" with, unless the settings know better.
 ACCEPTED: Final = (200, 201, 202, 204)
-METHODS: Final = ("POST", "PUT", "PATCH", "DELETE")
-#: The body of an answer that refuses is kept for `explain`, up to this; it is the receiver's text and not the record's.
-_EXCERPT: Final = 300
+#: Set here for each message; a second one would be a second meaning.
+_RESERVED: Final = ("idempotency-key",)
+#: Refused for now: others hold it (423), too early (425). 409 is one of them for a copy, see `Sending`.
+_FOR_NOW: Final = frozenset({423, 425})
 
 
-def check_template(url: str, *, allow_plaintext: bool) -> str:
+def check_sent(headers: dict[str, str | Secret], *, instead: str) -> dict[str, str | Secret]:
+    """Return *headers* if they can be sent with each message; see `poller.clients.headers.check_headers`."""
+    return check_headers(headers, instead=instead, reserved=_RESERVED)
+
+
+def check_auth(auth: AuthSettings) -> None:
     """
-    Return *url* if it can be filled for each record: its scheme and host stand in the settings.
+    Say what is missing for the requests of a sink.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: No address to ask for tokens.
     """
-    beginning = url.partition("{")[0]
-    parts = urlsplit(beginning)
-    if "{" in url and (not parts.netloc or not parts.path):
-        raise ValueError("templates may stand in the path and in the query; scheme and host are fixed")
-    check_url(beginning if "{" in url else url, allow_plaintext=allow_plaintext)
-    if "{" in url:
-        compile_url(url)
-    return url
-
-
-def compile_url(url: str) -> Template:
-    """Return the template of an address; each value is one segment or one value of it, whatever it holds."""
-    return compile_template(url, escape=_segment)
-
-
-def _segment(text: str) -> str:
-    # A client tidies paths: ".." would lead somewhere else, and is nobody's key.
-    if text in {".", ".."}:
-        raise ValueError("a value is a dot or two, which an address cannot hold")
-    return quote(text, safe="")
-
-
-def remote_name(url: str) -> str:
-    """Return scheme, host and port: under which requests in flight are counted."""
-    parts = urlsplit(url.partition("{")[0])
-    return f"{parts.scheme}://{parts.netloc}"
+    if isinstance(auth, TokenAuth) and auth.token_url is None:
+        raise ValueError("auth.token_url is required")
 
 
 class Sending:
@@ -70,7 +63,8 @@ class Sending:
     Sends to one receiver.
 
     Args:
-        url: For the name of the receiver in messages.
+        url: Of the settings. Frozen messages keep their path and query; scheme and host are always these, so that no
+            credentials go where they did not belong when a body was frozen.
     """
 
     def __init__(
@@ -86,7 +80,8 @@ class Sending:
         self._method = method
         self._headers = headers
         self._accepted = frozenset(accepted)
-        self._where = urlsplit(url.partition("{")[0]).netloc
+        self._home = remote_name(url)
+        self._where = urlsplit(self._home).netloc
         self._remote = HttpRemote(settings, connections=connections + 1, writes=True)
         self._credentials = credentials(settings.auth, self._remote)
 
@@ -107,7 +102,8 @@ class Sending:
         """
         grant = self._credentials.grant()
         headers = merged({"Content-Type": content_type}, self._headers)
-        headers |= {"Idempotency-Key": intent.message_id, **grant.headers}
+        headers = merged(headers, {"Idempotency-Key": intent.message_id, **grant.headers})
+        url = self._home + url[len(remote_name(url)) :]
 
         def check() -> None:
             if not may_send(intent):
@@ -119,33 +115,52 @@ class Sending:
             )
         except ValueError as error:
             raise BlockedError(f"{self._where}: {error}") from None
-        return self._judged(answer, grant)
-
-    def _judged(self, answer: Answer, grant: Grant) -> Receipt:
-        status = answer.status
-        evidence = Evidence(status=status)
-        said = f"{self._where} answered {status}"
-        if status == 401:
-            proved = grant.renewable and grant.proved
-            self._credentials.drop(grant)
-            if proved:
-                raise TransientError(
-                    f"{said}: the token has expired or was revoked", evidence=evidence, retry_after=timedelta(0)
-                )
-            raise BlockedError(f"{said} with fresh credentials; check auth", evidence=evidence)
+        if answer.status == 401:
+            raise self._not_authenticated(grant)
         grant.proved = True
-        if status in self._accepted:
-            return Receipt(learnt="response", evidence=evidence)
-        if status == 403:
-            raise BlockedError(f"{said}; check auth, and what its owner may write", evidence=evidence)
+        if answer.status in self._accepted:
+            return Receipt(learnt="response", evidence=Evidence(status=answer.status))
+        raise self._refusal(answer, copy=intent.attempt > 1)
+
+    def _not_authenticated(self, grant: Grant) -> PollerError:
+        """Return what a 401 means; nothing was done."""
+        evidence, said = Evidence(status=401), f"{self._where} answered 401"
+        proved = grant.renewable and grant.proved
+        self._credentials.drop(grant)
+        if proved:
+            said = f"{said}: the token has expired or was revoked"
+            return TransientError(said, evidence=evidence, retry_after=timedelta(0))
+        return BlockedError(f"{said} with fresh credentials; check auth", evidence=evidence)
+
+    def _refusal(self, answer: Answer, *, copy: bool) -> PollerError:
+        """
+        Return the error that an answer is, its status being none of those that mean: done.
+
+        Args:
+            copy: An earlier attempt was made, which the receiver may still be at work on: its 409 says so.
+        """
+        status, said = answer.status, f"{self._where} answered {answer.status}"
+        proof = Evidence(status=status, excerpt=answer.text_excerpt(self._secrets()) or None)
+        if status in {403, 407}:
+            return BlockedError(f"{said}; check auth, and what its owner may write", evidence=proof)
         if status in {404, 405}:
             # The address is wrong for all records alike, far more often than for one.
-            raise BlockedError(f"{said}; check url and method", evidence=evidence)
+            return BlockedError(f"{said}; check url and method", evidence=proof)
         if status == 429 or (status == 503 and "retry-after" in answer.headers):
-            wait = retry_after(answer)
-            raise TransientError(said, evidence=evidence, retry_after=wait, remote=True)
+            return TransientError(said, evidence=proof, retry_after=retry_after(answer), remote=True)
+        if status in _FOR_NOW or (copy and status == 409):
+            return TransientError(f"{said}: not now", evidence=proof)
         if 400 <= status < 500 and status != 408:
-            raise PermanentError(f"{said}: it does not take this message", evidence=evidence)
+            return PermanentError(f"{said}: it does not take this message", evidence=proof)
         if 300 <= status < 400:
-            raise UnknownOutcome(f"{said}: redirects are never followed; set url to where it leads", evidence=evidence)
-        raise UnknownOutcome(f"{said}, which says neither yes nor no", evidence=evidence)
+            return UnknownOutcome(f"{said}: redirects are never followed; set url to where it leads", evidence=proof)
+        return UnknownOutcome(f"{said}, which says neither yes nor no", evidence=proof)
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Return what a receiver may quote from our request, and nobody may see."""
+        found = list(self._credentials.secrets())
+        for value in self._headers.values():
+            # One whose file is gone by now is in no answer either.
+            with contextlib.suppress(BlockedError):
+                found += [reveal(value)] if isinstance(value, Secret) else []
+        return tuple(found)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from pydantic import ValidationError
 
 from poller.errors import BlockedError, NotSentError, PermanentError, PollerError, TransientError, UnknownOutcome
@@ -22,6 +26,7 @@ from poller.sinks.directory import DirectorySink, DirectorySinkSettings
 from poller.sinks.http import HttpSink, HttpSinkSettings
 from poller.sinks.reply import ReplySettings, ReplySink, with_source_auth
 from poller.sources.http_settings import HttpSourceSettings
+from poller.values import Secret
 from tests.clients.fake import Act, Arrived, Fake, answer, serving
 from tests.sinks.house import NOW
 
@@ -114,6 +119,34 @@ def test_a_key_that_would_lead_elsewhere_is_a_dead_letter() -> None:
     sink.close()
 
 
+@pytest.mark.parametrize("title", ["", ".", ".."])
+def test_s06_an_empty_value_never_makes_the_address_that_of_all(title: str) -> None:
+    sink = http("http://127.0.0.1:1/tickets/{{ title }}", method="DELETE")
+    (prepared,) = sink.prepare([record(title=title)], now=NOW)
+    assert isinstance(prepared, Undeliverable)
+    sink.close()
+
+
+def test_an_empty_value_in_the_query_and_slashes_of_the_settings_are_sent_as_they_are() -> None:
+    with serving(says("200 OK")) as fake:
+        sink = http(fake.url + "/a//b/?q={{ title }}/../")
+        sink.deliver(intent(sink, record(title="")))
+        sink.close()
+    assert fake.arrived[0].line == "POST /a//b/?q=/../ HTTP/1.1"
+
+
+def test_s34_a_frozen_message_goes_to_the_host_of_the_settings_and_takes_no_token_elsewhere() -> None:
+    with serving(says("200 OK")) as former, serving(says("200 OK")) as now:
+        before = http(former.url + "/in/{{ key }}")
+        frozen = intent(before)
+        sink = http(now.url + "/other", auth={"type": "bearer", "token": "s3cret-token"})
+        sink.deliver(frozen)
+        before.close()
+        sink.close()
+    assert former.arrived == []
+    assert now.arrived[0].line == "POST /in/7 HTTP/1.1"
+
+
 def test_f73_one_bad_record_harms_no_other() -> None:
     sink = http("http://127.0.0.1:1/in", fields={"a": "{{ extra }}"})
     answers: list[Prepared] = sink.prepare([record("1", extra="x"), record("2"), record("3", extra="y")], now=NOW)
@@ -174,6 +207,33 @@ def test_each_other_answer_is_a_no_or_not_known(status: str, kind: type[PollerEr
     assert type(outcome(status)) is kind
 
 
+@pytest.mark.parametrize(("status", "first"), [("409 Conflict", PermanentError), ("423 Locked", TransientError)])
+def test_a_copy_that_is_in_conflict_waits_for_the_one_before_it(status: str, first: type[PollerError]) -> None:
+    assert type(outcome(status)) is first
+    with serving(says(status)) as fake:
+        sink = http(fake.url + "/in")
+        with pytest.raises(TransientError) as caught:
+            sink.deliver(replace(intent(sink), attempt=2))
+        sink.close()
+    # Of this record alone, and counted: after so many it is a dead letter.
+    assert (caught.value.remote, caught.value.retry_after) == (False, None)
+
+
+def test_what_a_receiver_says_to_a_refusal_is_kept_without_our_secrets() -> None:
+    said = b"no such queue for s3cret-token of k3y-in-a-header"
+    with serving(lambda _request: Act(answer(said, status="422 No"))) as fake:
+        sink = http(
+            fake.url + "/in",
+            auth={"type": "bearer", "token": "s3cret-token"},
+            headers={"X-Key": Secret(text="k3y-in-a-header")},
+        )
+        with pytest.raises(PermanentError) as caught:
+            sink.deliver(intent(sink))
+        sink.close()
+    assert caught.value.evidence.excerpt == "no such queue for ********** of **********"
+    assert "queue" not in str(caught.value)
+
+
 def test_503_with_retry_after_is_a_wish_to_wait_and_without_not_known() -> None:
     waits = outcome("503 Busy", **{"Retry-After": "7"})
     assert isinstance(waits, TransientError)
@@ -198,6 +258,18 @@ def test_a_refused_connection_is_surely_not_sent() -> None:
         sink.deliver(intent(sink))
     assert caught.value.remote
     sink.close()
+
+
+def test_s36_nothing_is_sent_to_a_receiver_whose_certificate_nobody_vouches_for() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with serving(says("200 OK"), tls=context) as fake:
+        sink = http(fake.url.replace("http:", "https:") + "/in", auth={"type": "bearer", "token": "s3cret-token"})
+        with pytest.raises(TransientError, match="not trusted") as caught:
+            sink.deliver(intent(sink))
+        sink.close()
+    assert caught.value.remote
+    assert fake.arrived == []
 
 
 def test_s34_a_redirect_is_not_followed() -> None:
@@ -239,6 +311,15 @@ def test_a_token_that_has_expired_is_renewed_by_the_next_attempt() -> None:
         ({"url": "https://{{ key }}/in"}, "scheme and host are fixed"),
         ({"url": "https://vendor.example/{{ key"}, "bad template"),
         ({"url": "https://vendor.example/in", "headers": {"Host": "x"}}, "set by the client itself"),
+        ({"url": "https://vendor.example/in", "headers": {"idempotency-key": "x"}}, "set by the client itself"),
+        ({"url": "https://vendor.example/a/../{{ key }}"}, "a dot or two"),
+        (
+            {
+                "url": "https://vendor.example/in",
+                "auth": {"type": "client_credentials", "client_id": "a", "client_secret": "b"},
+            },
+            "auth.token_url is required",
+        ),
         ({"url": "https://vendor.example/in", "accepted": []}, "at least 1"),
         ({"url": "https://vendor.example/in", "accepted": [404]}, "less than or equal"),
     ],
@@ -265,6 +346,25 @@ def test_a_reply_tells_number_and_sys_id() -> None:
     assert request.line == "POST /tickets/7/links HTTP/1.1"
     assert json.loads(request.body) == {"incident": "INC0010001", "ids": ["f" * 32, "a & b"], "fixed": 1}
     assert request.headers["idempotency-key"] == "t:1:7:0123456789abcdef"
+
+
+def test_a_reply_takes_the_way_of_the_source_to_the_same_host_unless_it_has_its_own() -> None:
+    source = HttpSourceSettings.model_validate(
+        {
+            "type": "http", "url": "https://desk.example/api", "key": "id", "fields": {"a": "a"},
+            "proxy": "http://proxy.example:3128", "proxy_username": "u", "proxy_password": "p",
+        }
+    )  # fmt: skip
+    same = ReplySettings.model_validate({"url": "https://desk.example/links/{{ key }}"})
+    own = ReplySettings.model_validate({"url": "https://desk.example/x", "proxy": "http://other.example:3128"})
+    taken = with_source_auth(same, source)
+    assert (taken.proxy, taken.proxy_username, taken.proxy_password) == (
+        "http://proxy.example:3128",
+        "u",
+        Secret(text="p"),
+    )
+    kept = with_source_auth(own, source)
+    assert (kept.proxy, kept.proxy_username) == ("http://other.example:3128", None)
 
 
 def test_a_reply_goes_with_the_credentials_of_the_source_to_the_same_host_alone() -> None:
@@ -334,6 +434,71 @@ def test_what_a_crash_left_is_replaced(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["7.json"]
 
 
+def test_a_file_that_is_there_is_never_written_to_again(tmp_path: Path) -> None:
+    sink = directory(tmp_path, name="{{ key }}.json")
+    frozen = intent(sink)
+    sink.deliver(frozen)
+    file, hidden = tmp_path / "7.json", tmp_path / f".7.json.{frozen.message_id[-16:]}.part"
+    # A crash between the two names: both are one file.
+    hidden.hardlink_to(file)
+    before = file.stat()
+    assert sink.deliver(frozen).learnt == "lookup"
+    after = file.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [each.name for each in tmp_path.iterdir()] == ["7.json"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_a_name_that_is_taken_by_something_else_is_a_dead_letter(tmp_path: Path, kind: str) -> None:
+    sink = directory(tmp_path, name="{{ key }}.json")
+    taken = tmp_path / "7.json"
+    if kind == "folder":
+        taken.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(taken)
+    else:
+        taken.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermanentError, match="there already"):
+        sink.deliver(intent(sink))
+    assert [each.name for each in tmp_path.iterdir()] == ["7.json"]
+
+
+def test_versions_of_a_record_with_a_field_id_are_files_of_their_own(tmp_path: Path) -> None:
+    sink = directory(tmp_path)
+    first = record(id="42")
+    second = replace(first, version="2", fields=first.fields | {"title": "new"}, message_id="t:1:7:fedcba9876543210")
+    sink.deliver(intent(sink, first))
+    sink.deliver(intent(sink, second))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["7-0123456789abcdef.json", "7-fedcba9876543210.json"]
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path: Path) -> None:
+    sink = directory(tmp_path, name="{{ key }}.json")
+    for last in "ab":
+        sink.deliver(intent(sink, record("ä" * 300 + last)))
+    names = [each.name for each in tmp_path.iterdir()]
+    assert len(names) == 2
+    assert all(len(name.encode()) <= 200 and name.endswith(".json") for name in names)
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_nothing_and_is_written_later(tmp_path: Path) -> None:
+    sink = directory(tmp_path)
+    frozen = intent(sink)
+    # As a full disk does, a limit on the size of files ends a write in its midst.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))
+    try:
+        with pytest.raises((TransientError, UnknownOutcome)):
+            sink.deliver(frozen)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, was)
+    assert list(tmp_path.iterdir()) == []
+    sink.deliver(frozen)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_folder_that_is_gone_stops_the_route_and_buries_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -347,9 +512,9 @@ def test_a_folder_that_is_gone_stops_the_route_and_buries_nothing(tmp_path: Path
 WRITER = """
 import sys
 from pathlib import Path
-from poller.sinks.directory import _write
+from poller.sinks.directory import _written
 for number in range(100_000):
-    _write(Path(sys.argv[1]) / f".{number}.part", Path(sys.argv[1]) / f"{number}.txt", b"x" * 50_000 + b"end")
+    _written(Path(sys.argv[1]) / f".{number}.part", Path(sys.argv[1]) / f"{number}.txt", b"x" * 50_000 + b"end")
 """
 
 
