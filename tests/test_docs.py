@@ -54,6 +54,8 @@ def made_up(text: str, folder: Path) -> None:
     for name in re.findall(r'credential = "([^"]+)"', text):
         (folder / name).write_text("made-up")
         (folder / name).chmod(0o600)
+    for name in re.findall(r'^path = "([^/"][^"]*)"', text, re.MULTILINE):
+        (folder / name).mkdir()
     shown = shown_files()
     for name in re.findall(r'^(?:xslt|xsd|template) = "([^"]+)"', text, re.MULTILINE):
         (folder / name).write_text(shown[name])
