@@ -217,3 +217,17 @@ class NotYet:
 
 
 Prepared = Ready | AlreadyThere | Undeliverable | NotYet
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredToken:
+    """A token of our own endpoint, as far as it is kept: the token itself is not in it."""
+
+    #: SHA-256 of the token, in hex.
+    digest: str
+    #: Whose it is: a name of ``[server.clients]``.
+    client: str
+    scopes: frozenset[str]
+    #: SHA-256 of the hash that the client's secret had then, in hex; another secret makes the token void.
+    fingerprint: str
+    expires_at: datetime

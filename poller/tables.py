@@ -243,3 +243,16 @@ acts = Table(
     Column("reason", Text),
     Index("ix_acts_record", "record_id", "id"),
 )
+
+#: Tokens that our own endpoint has handed out, by their SHA-256: a copy of the database opens nothing.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("client", String(200), nullable=False),
+    Column("scopes", Text, nullable=False),
+    # SHA-256 of the hash of the client's secret: another secret makes the token void.
+    Column("fingerprint", String(64), nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Index("ix_tokens_expires", "expires_at"),
+)

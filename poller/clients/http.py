@@ -29,16 +29,15 @@ from poller.clients.transport import Limits, Transport
 from poller.errors import TransientError, UnknownOutcome
 from poller.values import Duration, Model, Secret, Size
 
-__all__ = ["Answer", "HttpRemote", "RemoteSettings", "TlsSettings", "check_url"]
+__all__ = ["Answer", "HttpRemote", "ReachSettings", "RemoteSettings", "TlsSettings", "check_url"]
 
 _STATIC = f"User-Agent: incident-poller/{__version__}\r\nAccept-Encoding: gzip\r\n"
 _SHOWN = 300
 
 
-class BaseRemoteSettings(Model):
-    """The keys that every HTTP remote has."""
+class ReachSettings(Model):
+    """How a remote is reached, and what is waited for; not as whom."""
 
-    auth: Annotated[AuthSettings, Field(description="who asks")] = NoAuth()
     tls: Annotated[TlsSettings, Field(description="private authority, our own certificate")] = TlsSettings()
     proxy: Annotated[
         str | None, Field(description='"http://host:port"; the environment\'s proxy variables are never used')
@@ -73,6 +72,15 @@ class BaseRemoteSettings(Model):
         if value <= timedelta(0):
             raise ValueError("this must be longer than nothing")
         return value
+
+
+class _WhoSettings(Model):
+    auth: Annotated[AuthSettings, Field(description="who asks")] = NoAuth()
+
+
+# Keys stand in the documents in the order of the bases, the last one first.
+class BaseRemoteSettings(ReachSettings, _WhoSettings):
+    """The keys that every HTTP remote has."""
 
 
 class RemoteSettings(BaseRemoteSettings):
@@ -154,7 +162,7 @@ def _lines(pairs: tuple[tuple[str, str], ...]) -> str:
     return "".join(header_line(name, value) for name, value in pairs)
 
 
-def _for_proxy(settings: BaseRemoteSettings) -> Callable[[], str] | None:
+def _for_proxy(settings: ReachSettings) -> Callable[[], str] | None:
     """Return what says to the proxy who we are; made anew for each connection."""
     username, password = settings.proxy_username, settings.proxy_password
     if username is None or password is None:
@@ -177,7 +185,7 @@ class HttpRemote:
     """
 
     def __init__(
-        self, settings: BaseRemoteSettings, *, connections: int = 8, writes: bool = False, user_timeout: float = 10.0
+        self, settings: ReachSettings, *, connections: int = 8, writes: bool = False, user_timeout: float = 10.0
     ) -> None:
         self._limits = Limits(
             connect=settings.connect_timeout.total_seconds(),

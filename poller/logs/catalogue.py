@@ -225,6 +225,28 @@ EVENTS: dict[str, EventSpec] = {
         "The remote's clock and ours differ; waits are widened by that much.",
         "Set the clock (NTP).",
     ),
+    # Callers of the ingress.
+    "keys_fetched": EventSpec("debug", "count", "The issuer's keys were fetched; so many are fit for use.", _STEP),
+    "keys_failed": EventSpec(
+        "warning",
+        "error, usable",
+        "The issuer's keys could not be had. The last good ones (`usable`) stay in use, until `server.auth.stale` is over.",
+        "If it goes on: see `error`; ask whoever runs the identity provider. Callers get 503 once `usable` is 0.",
+    ),
+    "introspection_failed": EventSpec(
+        "warning",
+        "error",
+        "The provider did not say whether a token is valid; its caller got 503.",
+        "See `error`; 401 there is about our own client_id and client_secret.",
+    ),
+    "client_refused": EventSpec(
+        "warning",
+        "client, peer",
+        "A wrong secret, or a client that is not in the settings (`client` is left out then).",
+        "If it goes on: somebody guesses, or a client has an old secret.",
+    ),
+    "token_issued": EventSpec("debug", "client", "Our own endpoint has handed out an access token.", _STEP),
+    "token_refused": EventSpec("debug", "why", "A bearer token is not valid; its caller got 401.", _STEP),
     # What should never happen.
     "duplicate_found": EventSpec(
         "error",

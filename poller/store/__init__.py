@@ -13,6 +13,7 @@ the caller decides what is committed together (guarantee 2.3). Rows become `poll
 ``reading``     what the listings show
 ``lives``       the whole life of one record
 ``operating``   what operators do
+``tokens``      what our own token endpoint has handed out
 ==============  ==========================================================
 """
 
