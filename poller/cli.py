@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from poller import __version__, operator_cli
+from poller import __version__, client_cli, operator_cli
 from poller.options import as_json as _as_json, with_settings as _with_settings
 
 #: Exit codes, as sysexits.h has them; the last is what a shell gives for SIGPIPE.
@@ -148,7 +148,7 @@ def export(*, _machine: bool, settings: str | None) -> int:
     return listing.export(settings)
 
 
-for _command in (operator_cli.retry, operator_cli.skip, operator_cli.rewind, operator_cli.release):
+for _command in (operator_cli.retry, operator_cli.skip, operator_cli.rewind, operator_cli.release, client_cli.client):
     cli.add_command(_command)
 
 

@@ -70,7 +70,9 @@ ALLOWED = {
     "commands": f"{TOOLS} enrich ingress route dispatcher settings wiring engine_room once service migrate signals systemd",
     "options": "",
     "operator_cli": "options commands",
-    "cli": f"options operator_cli {TOOLS} route dispatcher settings wiring engine_room once service migrate sandbox commands demo",
+    "client_cli": "options commands",
+    "cli": f"options operator_cli client_cli {TOOLS} route dispatcher settings wiring engine_room once service migrate sandbox "
+    "commands demo",
     "__main__": "cli",
     # Written from ServiceNow's documentation alone, so that one misunderstanding cannot sit on both sides.
     "sandbox": "",
