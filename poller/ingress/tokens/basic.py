@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from poller.ingress.auth_settings import ClientSettings
 from poller.ingress.principal import Principal, Refused
-from poller.ingress.tokens.embedded import basic_pair
+from poller.ingress.tokens.embedded import decoded_pair
 from poller.ingress.tokens.guessing import ClientSecrets
 from poller.ingress.tokens.rights import own_principal
 
@@ -19,12 +18,12 @@ class Basic:
         self._clients = clients
         self._secrets = secrets
 
-    def verify(self, authorization: str, peer: str) -> Principal:
+    def verify(self, encoded: str, peer: str) -> Principal:
         """
         Return who calls.
 
         Args:
-            authorization: The header's whole value.
+            encoded: What stands behind ``Basic`` in the header.
 
             peer: Where the caller is, for counting its failures.
 
@@ -35,7 +34,7 @@ class Basic:
 
             Undecided: Too many are being checked.
         """
-        pair = basic_pair(authorization)
+        pair = decoded_pair(encoded)
         if pair is None:
             raise Refused("not HTTP Basic")
         client, secret = pair
@@ -56,6 +55,17 @@ class Certificates:
     def __bool__(self) -> bool:
         return bool(self._known)
 
-    def find(self, der: bytes) -> Principal | None:
-        """Return whose certificate it is, given as the bytes that were shown (DER); None: nobody's."""
-        return self._known.get(f"sha256:{hashlib.sha256(der).hexdigest()}")
+    def verify(self, fingerprint: str) -> Principal:
+        """
+        Return whose certificate it is.
+
+        Args:
+            fingerprint: SHA-256 of the bytes that were shown (DER), in hex.
+
+        Raises:
+            Refused: It is nobody's.
+        """
+        found = self._known.get(f"sha256:{fingerprint.lower()}")
+        if found is None:
+            raise Refused("the certificate is no client's")
+        return found

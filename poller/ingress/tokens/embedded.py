@@ -11,9 +11,8 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
 from poller.errors import DatabaseUnusable
@@ -32,13 +31,12 @@ _MOST_FIELDS: Final = 20
 _FORM: Final = "application/x-www-form-urlencoded"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenAnswer:
-    """What the endpoint answers: a JSON object under these headers. Its text never shows."""
+class TokenAnswer(NamedTuple):
+    """What the endpoint answers: a JSON object under these headers, besides Content-Type. Its text never shows."""
 
     status: int
-    headers: Mapping[str, str]
-    body: Mapping[str, str | int]
+    headers: list[tuple[str, str]]
+    body: dict[str, str | int]
 
     def __repr__(self) -> str:
         return f"TokenAnswer({self.status})"
@@ -99,8 +97,8 @@ class TokenEndpoint:
             scopes = _scopes(fields.get("scope"), self._clients[client])
             return self._granted(client, mark, scopes)
         except _Refusal as refusal:
-            said = {"error": refusal.error, "error_description": refusal.why}
-            return TokenAnswer(status=refusal.status, headers=_headers(refusal.headers), body=said)
+            said: dict[str, str | int] = {"error": refusal.error, "error_description": refusal.why}
+            return TokenAnswer(refusal.status, _headers(refusal.headers), said)
 
     def _client(self, fields: Mapping[str, str], authorization: str | None, peer: str) -> tuple[str, str]:
         """Return the client, and the fingerprint of its hash."""
@@ -131,12 +129,11 @@ class TokenEndpoint:
             "expires_in": int(LIFE.total_seconds()),
             "scope": " ".join(sorted(scopes)),
         }
-        return TokenAnswer(status=200, headers=_headers({}), body=body)
+        return TokenAnswer(200, _headers({}), body)
 
 
-def _headers(more: Mapping[str, str]) -> Mapping[str, str]:
-    # Some OAuth clients of ServiceNow look for this spelling of the name (servicenow.md section 8).
-    return {"Content-Type": "application/json", "Cache-Control": "no-store", "Pragma": "no-cache", **more}
+def _headers(more: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [("Cache-Control", "no-store"), ("Pragma", "no-cache"), *more.items()]
 
 
 def _invalid_client() -> _Refusal:
@@ -199,10 +196,15 @@ def _credentials(fields: Mapping[str, str], authorization: str | None) -> tuple[
 def basic_pair(authorization: str) -> tuple[str, str] | None:
     """Return user and password of an Authorization header, None where it is no proper HTTP Basic (RFC 7617)."""
     scheme, _, value = authorization.partition(" ")
-    if scheme.lower() != "basic" or len(value) > _LARGEST:
+    return decoded_pair(value.strip(" ")) if scheme.lower() == "basic" else None
+
+
+def decoded_pair(value: str) -> tuple[str, str] | None:
+    """Return user and password of what stands behind ``Basic``, None where it is nothing proper."""
+    if len(value) > _LARGEST:
         return None
     try:
-        user, colon, password = base64.b64decode(value.strip(" "), validate=True).decode("utf-8").partition(":")
+        user, colon, password = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
     except ValueError:
         return None
     return (user, password) if colon and user and password else None

@@ -41,17 +41,8 @@ _MOST: Final = 4096
 _LONGEST: Final = 1024
 
 
-class Throttled(Exception):
-    """
-    Too many wrong secrets: 429, nothing was checked.
-
-    Args:
-        retry_after: When to come again.
-    """
-
-    def __init__(self, retry_after: timedelta) -> None:
-        super().__init__("too many wrong secrets")
-        self.retry_after = retry_after
+class Throttled(Undecided):
+    """Too many wrong secrets: 429, nothing was checked."""
 
 
 class _Failures:
@@ -113,7 +104,7 @@ class ClientSecrets:
         counted = self._counted(client, peer)
         wait = max(self._failures.left(who) for who in counted)
         if wait > 0:
-            raise Throttled(timedelta(seconds=wait))
+            raise Throttled("too many wrong secrets", retry_after=timedelta(seconds=wait))
         if not self._matches(text, secret):
             for who in counted:
                 self._failures.add(who)
