@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from poller import metrics
 from poller.effects import Effects
 from poller.guard import READ_BACK_EVERY, InForce
 from poller.lifecycle import Claim, may_repeat
@@ -198,6 +199,7 @@ class Claiming:
                 reason="flood",
                 error=f"more than {route.max_new_per_hour} new records within an hour; the rest waits",
             )
+            metrics.held(route.name, "flood")
         elif left > 0:
             self._flooded.discard(route.id)
         return min(most, left)

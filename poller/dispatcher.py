@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from poller import recovery
+from poller import metrics, recovery
 from poller.claiming import Claiming
 from poller.clock import Clock
 from poller.effects import Effects
@@ -313,5 +313,7 @@ class Dispatcher:
         for route_id, state, count in taken:
             leases.doubt(connection, route_id, safe_after=now + self._settle_of(routes, route_id))
             log.info("deliveries_taken_over", route=names.get(route_id, str(route_id)), state=state, count=count)
+            if state == State.SENDING:
+                metrics.doubted(names.get(route_id, ""), "taken_over", count)
         if taken:
             self._claiming.forget()

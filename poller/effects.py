@@ -15,7 +15,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from poller import guard
+from poller import guard, metrics
 from poller.errors import HeldError, PollerError, TransientError
 from poller.guard import InForce, Proof
 from poller.judging import Effect
@@ -263,11 +263,13 @@ def _write(connection: Connection, before: RouteStanding, after: RouteStanding, 
                 log.error, "route_held", route=name, reason=after.held_reason, error=after.held_error, seconds=seconds
             )
         )
+        notes.append(partial(metrics.held, name, after.held_reason))
     elif after.held_reason is None and before.held_reason is not None:
         notes.append(partial(log.info, "route_released", route=name, reason=before.held_reason))
     elif after.blocked_until is not None and before.blocked_until != after.blocked_until:
         due_at = after.blocked_until.isoformat()
         notes.append(partial(log.error, "route_blocked", route=name, error=after.blocked_error, due_at=due_at))
+        notes.append(partial(metrics.blocked, name))
     elif after.blocked_until is None and before.blocked_until is not None:
         notes.append(partial(log.info, "route_unblocked", route=name))
     return notes

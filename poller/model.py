@@ -6,6 +6,7 @@ Plain frozen data, no behaviour and no imports from the rest of the package. Tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -179,6 +180,27 @@ class Owned:
     correlation_id: str
     number: str | None = None
     created_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How one route stands in the database, for metrics."""
+
+    route: str
+    #: Deliveries by state; those that are unfinished are all there, with 0 too.
+    states: Mapping[str, int]
+    #: When the oldest version was first seen that is neither finished nor dead; None: nothing waits.
+    oldest_at: datetime | None
+    #: The route's first start.
+    created_at: datetime
+    whole_poll_at: datetime | None
+    #: When the checkpoint last moved; None: it has none.
+    checkpoint_at: datetime | None
+    #: Polls that failed in a row.
+    poll_failures: int
+    #: Why it is held, one word; None: it is not.
+    held: str | None
+    blocked: bool
 
 
 # What `Sink.prepare` answers for one record.

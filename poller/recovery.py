@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from poller import metrics
 from poller.clock import Clock
 from poller.errors import PollerError, TransientError
 from poller.lifecycle import pause
@@ -54,6 +55,7 @@ def hold(connection: Connection, routes: Mapping[str, Route], why: str, *, now: 
         by_operator = was.held_reason not in {None, REASON} and was.held_until is None
         if route.sink.guarded and not by_operator:
             standing.hold_route(connection, route.id, REASON, f"{why}; asking the instance", now=now, until=None)
+            metrics.held(route.name, REASON)
 
 
 def _held(connection: Connection, routes: Mapping[str, Route]) -> list[standing.RouteStanding]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from poller import metrics
 from poller.clock import Clock
 from poller.errors import PollerError, PreparationFault, TransientError, UnknownOutcome
 from poller.lifecycle import Claim, Policy, pause
@@ -77,6 +78,7 @@ class Route:
             standing = poll_standing(connection, self.id)
         if standing.not_before is not None and standing.not_before > clock.now():
             log.debug("poll_skipped", route=self.name, due_at=standing.not_before.isoformat())
+            metrics.polled(self.name, "put_off", None, {})
             return True
         return self.poll(store, clock)
 
@@ -98,10 +100,13 @@ class Route:
                 if page.resume:
                     standing = replace(standing, value=checkpoint)
                 if self.stopping():
+                    self._count_poll("stopped", clock.monotonic() - started, counts)
                     return True
         except PollerError as error:
             self._poll_failed(store, clock, error, standing.failures + 1)
+            self._count_poll("failed", clock.monotonic() - started, counts)
             return False
+        seconds = clock.monotonic() - started
         log.info(
             "poll_finished",
             route=self.name,
@@ -110,10 +115,16 @@ class Route:
             changed=counts.changed,
             malformed=counts.malformed,
             pages=pages,
-            seconds=round(clock.monotonic() - started, 3),
+            seconds=round(seconds, 3),
             checkpoint=checkpoint,
         )
+        self._count_poll("finished", seconds, counts)
         return True
+
+    def _count_poll(self, outcome: str, seconds: float, counts: Counts) -> None:
+        # What was committed before a fault counts too.
+        found = {"new": counts.new, "known": counts.known, "changed": counts.changed, "malformed": counts.malformed}
+        metrics.polled(self.name, outcome, seconds, found)
 
     def _pages(self, store: Store, checkpoint: str | None) -> Iterable[Page]:
         """Yield the pages of a whole poll; one that ends without its last page is an error."""

@@ -26,7 +26,7 @@ from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy.exc import SQLAlchemyError
 
-from poller import __version__, systemd
+from poller import __version__, gauges, systemd
 from poller.engine_room import EngineRoom
 from poller.errors import DatabaseUnusable, SettingsError
 from poller.logs import get_logger
@@ -65,6 +65,7 @@ class Service:
         # From the first moment: a SIGHUP that nobody awaits would end the process.
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._room = EngineRoom(settings, path)
+        gauges.begin(self._room, settings, next_poll)
         self._pulse = 0.0
         self._fed = 0.0
         self._stuck: list[str] = []
@@ -234,6 +235,7 @@ class Service:
             log.error("settings_refused", problems=problems)
         else:
             self._settings = settings
+            gauges.renew(self._room, settings, next_poll)
             for name in before.keys() - self._room.routes.keys():
                 if self._scheduler.get_job(f"poll:{name}"):
                     self._scheduler.remove_job(f"poll:{name}")
@@ -283,3 +285,11 @@ def trigger(schedule: Schedule) -> BaseTrigger:
     # Only the first interval is lengthened: APScheduler's own jitter would add up and drift.
     start = datetime.now(UTC) + timedelta(seconds=seconds * (1 + START_JITTER * random.random()))  # noqa: S311
     return IntervalTrigger(seconds=seconds, start_date=start)
+
+
+def next_poll(schedule: Schedule, after: datetime) -> datetime | None:
+    """Return when a schedule has the next poll after *after*; None: never."""
+    if schedule.cron is None:
+        return after + (schedule.every or timedelta(minutes=1))
+    found: datetime | None = trigger(schedule).get_next_fire_time(None, after)
+    return found

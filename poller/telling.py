@@ -1,9 +1,10 @@
-"""Tell the log what became of deliveries: one canonical line each, after the commit that made it true."""
+"""Tell the log and the counts what became of deliveries: one canonical line each, after the commit that made it true."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from poller import metrics
 from poller.lifecycle import Verdict
 from poller.logs import get_logger
 from poller.model import Receipt, State
@@ -15,9 +16,10 @@ _altered: set[tuple[str, str, str]] = set()
 
 
 def tell_settled(settled: Iterable[Settled]) -> None:
-    """Log what each delivery has come to."""
+    """Log and count what each delivery has come to."""
     for each in settled:
         verdict = each.verdict
+        _count(each)
         match verdict.state:
             case State.DELIVERED:
                 _delivered(each)
@@ -36,6 +38,32 @@ def tell_settled(settled: Iterable[Settled]) -> None:
                 )
             case _:
                 log.debug("record_ready", **_who(each), reason=verdict.reason)
+
+
+def _count(each: Settled) -> None:
+    claim, verdict = each.claim, each.verdict
+    route, operation = claim.intent.route, str(claim.intent.operation)
+    # What goes on has the word for its attempt, where there was one; what has ended or waits, its state.
+    outcome = verdict.outcome if verdict.state in {State.READY, State.UNKNOWN} else str(verdict.state)
+    if outcome is not None and verdict.state is not State.PENDING:
+        learnt = verdict.receipt.learnt if verdict.receipt else None
+        metrics.attempted(route, operation, outcome, learnt)
+    if verdict.state is State.DELIVERED:
+        metrics.delivered(route, operation, (each.ended - claim.first_seen).total_seconds())
+    in_doubt = claim.safe_after is not None or claim.state is State.UNKNOWN
+    if in_doubt and (ended := _ended(verdict)):
+        metrics.doubt_ended(route, ended)
+    elif verdict.outcome == "unknown" and not in_doubt:
+        metrics.doubted(route, "no_answer")
+
+
+def _ended(verdict: Verdict) -> str | None:
+    """Return how a doubt has ended, None: it goes on."""
+    if verdict.state is State.DELIVERED:
+        return verdict.receipt.learnt if verdict.receipt else None
+    if verdict.state in {State.SKIPPED, State.DEAD}:
+        return str(verdict.state)
+    return "sent_again" if verdict.cleared else None
 
 
 def _who(each: Settled) -> dict[str, object]:

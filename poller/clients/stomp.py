@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from poller import metrics
 from poller.clients.revealing import reveal
 from poller.clients.stomp_answers import refusal
 from poller.clients.stomp_hearing import Heard, Message
@@ -54,6 +55,7 @@ class StompSession:
         from poller.clients import stomp_transport
 
         host, port = address(settings.url)
+        self._host = host
         self._where = f"{host}:{port}"
         self._wait = settings.receipt_timeout.total_seconds()
         self._heard = Heard()
@@ -67,6 +69,7 @@ class StompSession:
         self._protocol = stomp_transport.protocol(self._transport, settings.heartbeat)
         self._transport.set_listener("session", self._heard)
         self._transport.start()
+        metrics.connected(host)
         try:
             self._enter(login, until)
         except BaseException:
@@ -114,6 +117,23 @@ class StompSession:
 
             UnknownOutcome: It may have been.
         """
+        started, status = monotonic(), "stopped"
+        try:
+            self._send(destination, body, headers, check)
+            status = "receipt"
+        except UnknownOutcome:
+            status = "no_answer"
+            raise
+        except (PermanentError, BlockedError):
+            status = "refused"
+            raise
+        except TransientError:
+            status = "unsent"
+            raise
+        finally:
+            metrics.called(self._host, status, monotonic() - started)
+
+    def _send(self, destination: str, body: bytes, headers: Mapping[str, str], check: Callable[[], None]) -> None:
         if any("\0" in text for text in (destination, *headers.values())):
             raise PermanentError("a header would hold a NUL, which STOMP cannot carry; change what the key is made of")
         receipt = uuid4().hex

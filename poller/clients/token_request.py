@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlsplit
 
 import requests
 from oauthlib.oauth2 import BackendApplicationClient
@@ -24,6 +24,7 @@ from requests.adapters import BaseAdapter
 from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
+from poller import metrics
 from poller.clients.http import Answer, HttpRemote
 from poller.clients.retry_after import retry_after
 from poller.errors import BlockedError, Evidence, PollerError, TransientError, UnknownOutcome
@@ -109,6 +110,19 @@ def request_token(asked: TokenRequest, remote: HttpRemote, url: str) -> Granted:
 
         BlockedError: Same, but the endpoint was not reached.
     """
+    host, outcome = urlsplit(url).hostname or "", "failed"
+    try:
+        granted = _request(asked, remote, url)
+        outcome = "granted"
+        return granted
+    except BlockedError:
+        outcome = "refused"
+        raise
+    finally:
+        metrics.token_asked(host, outcome)
+
+
+def _request(asked: TokenRequest, remote: HttpRemote, url: str) -> Granted:
     bridge = _Bridge(remote, url, asked)
     try:
         token = _ask(asked, bridge)

@@ -31,10 +31,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import EmptyPoolError
 from urllib3.util import Retry
 
+from poller import metrics
 from poller.clients.lines import Target, header_line, payload_of, target_of
 from poller.clients.refusals import certificate_error, proxy_asks, unsent
 from poller.clients.wire import Wire, certificate_refused, read_body, words_for
-from poller.errors import TransientError, UnknownOutcome
+from poller.errors import BlockedError, TransientError, UnknownOutcome
 
 #: A connection idle for longer is closed: ServiceNow closes after 20 s, and a request must not meet that.
 IDLE_SECONDS: Final = 10.0
@@ -177,6 +178,32 @@ class Transport(HTTPAdapter):
 
             UnknownOutcome: Anything may have happened.
         """
+        started, status = time.monotonic(), "stopped"
+        try:
+            reply = self._exchange(method, target, head, body, limits, send_check)
+            status = str(reply.status)
+            return reply
+        except UnknownOutcome:
+            status = "no_answer"
+            raise
+        except BlockedError:
+            status = "proxy"
+            raise
+        except TransientError:
+            status = "unsent"
+            raise
+        finally:
+            metrics.called(target.host, status, time.monotonic() - started)
+
+    def _exchange(
+        self,
+        method: str,
+        target: Target,
+        head: str,
+        body: bytes | None,
+        limits: Limits,
+        send_check: Callable[[], None] | None,
+    ) -> Reply:
         forward = self._proxy is not None and target.scheme == "http"
         if forward and self._proxy_authorization is not None:
             head += header_line("Proxy-Authorization", self._proxy_authorization())
@@ -257,6 +284,7 @@ class Transport(HTTPAdapter):
             if self._proxy is not None:
                 connection.set_tunnel(target.host, target.port, headers=self._tunnel_headers(target))
         connection.connect()
+        metrics.connected(target.host)
 
     def _tunnel_headers(self, target: Target) -> dict[str, str]:
         host = f"[{target.host}]" if ":" in target.host else target.host

@@ -59,9 +59,8 @@ def _next(route: Route, after: datetime) -> datetime | None:
     """Return when the schedule has the next poll after *after*; None where a cron line never comes again."""
     if route.cron is None:
         return after + (route.every or timedelta(minutes=1))
-    # The daemon's own trigger, imported late: routes with `every` need not wait for it.
+    # The daemon's own reading, imported late: routes with `every` need not wait for it.
     from poller.route import Schedule
-    from poller.service import trigger
+    from poller.service import next_poll
 
-    found: datetime | None = trigger(Schedule(cron=route.cron, timezone=route.timezone)).get_next_fire_time(None, after)
-    return found
+    return next_poll(Schedule(cron=route.cron, timezone=route.timezone), after)
