@@ -116,6 +116,23 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A stored record as whoever pushed it may see it."""
+
+    key: str
+    version: str
+    #: As listings show it: of its first unfinished delivery, ``replying``, ``delivered`` or ``skipped``.
+    state: str
+    correlation_id: str
+    number: str | None
+    sys_id: str | None
+    first_seen: datetime
+    settled_at: datetime | None
+    #: Why it is dead, waits or was skipped.
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Intent:
     """One attempt that is committed: it may be on the wire from now on."""
 

@@ -50,6 +50,32 @@ class Looking(Protocol):
         ...
 
 
+class Pushed(Protocol):
+    """Reads what somebody sends to a route by himself."""
+
+    @property
+    def format(self) -> str:
+        """Return what a body is in: ``json``, ``xml`` or ``csv``."""
+        ...
+
+    @property
+    def requests_per_minute(self) -> int:
+        """Return how many requests the route takes, from all clients together; 0: any number."""
+        ...
+
+    def read(self, body: bytes, encoding: str | None = None) -> Page:
+        """
+        Return the records in *body*; those that cannot be read are malformed ones.
+
+        Args:
+            encoding: As the sender states it.
+
+        Raises:
+            ValueError: It is no document that the settings speak of; one line without its text.
+        """
+        ...
+
+
 class Sink(Protocol):
     """A place that records are delivered to."""
 

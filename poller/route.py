@@ -22,7 +22,7 @@ from poller.errors import PollerError, PreparationFault, TransientError, Unknown
 from poller.lifecycle import Claim, Policy, pause
 from poller.logs import get_logger
 from poller.model import Page, Prepared, Receipt, Record
-from poller.ports import Sink, Source
+from poller.ports import Pushed, Sink, Source
 from poller.store import Store
 from poller.store.knowing import readable_keys
 from poller.store.receiving import Counts, Receiver, receive
@@ -48,6 +48,8 @@ class Route:
 
     name: str
     source: Source | None
+    #: Reads what is pushed; None: nothing is taken.
+    pushed: Pushed | None = None
     sink: Sink
     receiver: Receiver
     schedule: Schedule

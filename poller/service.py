@@ -26,10 +26,12 @@ from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy.exc import SQLAlchemyError
 
-from poller import __version__, gauges, systemd
+from poller import __version__, gauges, metrics, systemd
 from poller.engine_room import EngineRoom
 from poller.errors import DatabaseUnusable, SettingsError
 from poller.logs import get_logger
+from poller.reception import Reception
+from poller.ringing import Bell
 from poller.route import Route, Schedule
 from poller.settings import Settings, load
 from poller.signals import Signals
@@ -78,6 +80,12 @@ class Service:
         # It warns at each time at which a slow poll is still under way; `_still_polling` tells that as a step.
         logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         self._scheduler.add_listener(self._still_polling, EVENT_JOB_MAX_INSTANCES)
+        self._bell = Bell(self._scheduler, lambda name: f"poll:{name}")
+        self._reception = Reception(
+            self._room.store, self._room.clock, lambda: self._room.routes, ring=self._bell.ring, stuck=self._not_moving
+        )
+        self._reception.open(settings.server)
+        metrics.watch_connections(lambda: self._reception.open_connections)
         self._turning = threading.Thread(target=self._room.dispatcher.run, name="dispatcher", daemon=True)
 
     def run(self) -> int:
@@ -92,7 +100,8 @@ class Service:
         for route in self._room.routes.values():
             self._schedule(route, first=True)
         self._scheduler.start()
-        self._pulse = self._room.clock.monotonic()
+        self._pulse = self._fed = self._room.clock.monotonic()
+        self._reception.begin()
         systemd.notify("READY=1", self._status())
         log.info("service_ready", version=__version__, routes=self._names())
         number = self._watch()
@@ -125,6 +134,7 @@ class Service:
             for name, well in (
                 ("scheduler", thread is not None and thread.is_alive() and now - self._pulse < STALE),
                 ("dispatcher", self._turning.is_alive() and now - self._room.dispatcher.turned_at < STALE),
+                ("ingress", self._reception.alive),
             )
             if not well
         ]
@@ -139,6 +149,13 @@ class Service:
             return False
         self._fed = now
         return True
+
+    def _not_moving(self) -> list[str]:
+        """Return what `/readyz` tells: as last looked at, unless that is too long ago."""
+        if self._room.stopping.is_set():
+            return ["stopping"]
+        late = self._room.clock.monotonic() - self._fed > STALE / 2
+        return self._stuck or (["database"] if late else [])
 
     def _status(self) -> str:
         return f"STATUS={len(self._names())} routes, {self._room.dispatcher.in_flight} deliveries under way"
@@ -178,7 +195,9 @@ class Service:
     def _poll(self, name: str) -> None:
         route = self._room.routes.get(name)
         if route is not None and not self._room.stopping.is_set():
+            self._bell.began(name)
             self._guarded(lambda: route.poll_if_due(self._room.store, self._room.clock))
+            self._bell.ended(name)
 
     def _still_polling(self, event: JobSubmissionEvent) -> None:
         kind, _, name = event.job_id.partition(":")
@@ -229,7 +248,12 @@ class Service:
             settings = load(self._path)
             before = dict(self._room.routes)
             maintenance = self._settings.maintenance
-            changed = self._room.use(settings)
+            self._reception.use(settings.server)
+            try:
+                changed = self._room.use(settings)
+            except BaseException:
+                self._reception.use(self._settings.server)
+                raise
         except (SettingsError, DatabaseUnusable, SQLAlchemyError) as error:
             problems = error.problems if isinstance(error, SettingsError) else [first_line(error)]
             log.error("settings_refused", problems=problems)
@@ -254,6 +278,7 @@ class Service:
         """Drain: no new polls, no new claims; what is under way may end, within a limit."""
         systemd.notify("STOPPING=1")
         self._room.stopping.set()
+        self._reception.end()
         self._scheduler.pause()
         self._room.dispatcher.stop()
         ends = self._room.clock.monotonic() + DRAIN

@@ -23,6 +23,7 @@ from poller.sinks.reply import ReplySink, with_source_auth
 from poller.sinks.servicenow import ServiceNowSink
 from poller.sinks.unguarded import UnguardedSink
 from poller.sources import SOURCES, sampling
+from poller.sources.pushed import PushReader
 from poller.store import Store
 from poller.store.receiving import Receiver
 from poller.store.standing import RouteStanding, enter_route, fix_prefix
@@ -111,7 +112,8 @@ class _Wiring:
         instance = settings.servicenow if sink.guarded else None
         return Route(
             name=name,
-            source=build_source(each, self._client, not_from=self._markers(each)),
+            source=None if each.source is None else build_source(each, self._client, not_from=self._markers(each)),
+            pushed=None if each.push is None else PushReader(each.push),
             sink=sink,
             receiver=Receiver(
                 route_id=standing.id,
@@ -138,6 +140,7 @@ class _Wiring:
             route,
             name=name,
             source=None,
+            pushed=None,
             sink=sink,
             receiver=receiver,
             policy=_policy(self._settings, sink),
@@ -171,12 +174,13 @@ def build_source(
     route: RouteSettings, client: ServiceNowClient | None = None, *, not_from: Sequence[str] = ()
 ) -> Source:
     """
-    Return the polling end of a route.
+    Return the polling end of a route that has one.
 
     Args:
         not_from: How the correlation_ids begin of incidents that a source of type ``servicenow`` leaves out.
     """
     made: Source
+    assert route.source is not None  # noqa: S101  asked for routes that have one
     if route.source.type == "servicenow":
         if client is None:
             raise SettingsError(["servicenow: a route's source is servicenow, and the instance is not given"])
@@ -207,11 +211,13 @@ def look(route: RouteSettings, source: Source, checkpoint: str | None) -> Iterat
     if isinstance(source, Looking):
         return source.look(checkpoint)
     pages = source.poll(checkpoint)
+    assert route.source is not None  # noqa: S101  it was made of it
     return pages if str(route.source.type) in _ONLY_READ else islice(pages, 1)
 
 
 def build_raw_source(route: RouteSettings) -> Source:
     """Return a source whose pages hold the text of each record: all of them are malformed, with their keys."""
+    assert route.source is not None  # noqa: S101  a preview polls
     made: Source = SOURCES[route.source.type](sampling.raw_settings(route.source))
     return made
 
@@ -223,12 +229,12 @@ def read_sample(route: RouteSettings, text: str, format: str) -> Page:
     Raises:
         ValueError: It is not one record in that format.
     """
-    return sampling.read_sample(route.source, text, format)
+    return sampling.read_sample(route.reading, text, format)
 
 
 def sample_format(route: RouteSettings) -> str:
     """Return what the texts of `build_raw_source` are in: ``json`` or ``xml``."""
-    return sampling.sample_format(route.source)
+    return sampling.sample_format(route.reading)
 
 
 def build_sink(route: RouteSettings, client: ServiceNowClient | None, gate: Gate) -> Sink:

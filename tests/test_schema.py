@@ -41,6 +41,7 @@ def test_the_shipped_settings_show_every_key() -> None:
     shown = (
         "Database", "Retry", "Retention", "Maintenance", "Log", "ServiceNowSettings", "HttpSourceSettings",
         "ServiceNowSinkSettings", "ServiceNowSourceSettings", "HttpSinkSettings", "DirectorySinkSettings", "ReplySettings",
+        "PushSettings", "ServerSettings", "ServerTls", "AuthSettings", "ClientSettings",
     )  # fmt: skip
     tables = [(schema()["$defs"][name]["properties"], name) for name in shown]
 

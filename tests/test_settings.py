@@ -234,7 +234,7 @@ WRONG = [
     ('every = "30s"', 'cron = "0 0 * * *"\ntimezone = "../../etc"', "timezone", "routes.helpdesk.timezone: no such time zone"),
     ('every = "30s"', 'every = "30s"\ntimezone = "UTC"', "timezone", "routes.helpdesk.timezone: has a meaning only beside cron"),
     # first run
-    ('first_run = "all"\n', "", "[routes.helpdesk]", 'routes.helpdesk.first_run: is required: "all" delivers'),
+    ('first_run = "all"\n', "", "[routes.helpdesk]", 'routes.helpdesk.first_run: is required: "all" or "baseline"'),
     ('first_run = "all"', 'first_run = "some"', "first_run", 'routes.helpdesk.first_run: must be "all" or "baseline"'),
     # types of edges
     ('type = "http"', 'type = "htp"', 'type = "htp"', 'routes.helpdesk.source.type: unknown type; known: "http"'),
@@ -270,9 +270,14 @@ WRONG = [
     ('first_run = "all"', 'first_run = "all"\npreviously = "helpdesk"', "previously", "routes.helpdesk.previously: is the name of a route that still exists"),
     # the trap
     ("short_description =", 'on_change = "ignore"\nshort_description =', "on_change", "routes.helpdesk.sink.fields.on_change: is a key of the route"),
-    # not built yet
-    ("[servicenow]\n", '[server]\nlisten = "127.0.0.1:8080"\n[servicenow]\n', "[server]", "server: not built yet"),
-    ("[routes.helpdesk.sink]\n", '[routes.helpdesk.push]\nkey = "x"\n[routes.helpdesk.sink]\n', "[routes.helpdesk.push]", "routes.helpdesk.push: not built yet"),
+    # pushes, and the ingress that takes them
+    ("[routes.helpdesk.sink]\n", '[routes.helpdesk.push]\nkey = "x"\n[routes.helpdesk.sink]\n', "[routes.helpdesk.push]", "routes.helpdesk.push: needs [server]"),
+    ("[servicenow]\n", '[server]\nlisten = "0.0.0.0:8080"\n[servicenow]\n', "listen", "server.listen: plain HTTP is for loopback"),
+    ("[servicenow]\n", '[server]\nlisten = "8080"\n[servicenow]\n', "listen", 'server.listen: is "host:port"'),
+    ("[servicenow]\n", '[server.clients.snow]\nclient_secret = "x"\nscopes = ["poll"]\n[servicenow]\n', "client_secret", "server.clients.snow.client_secret: "),
+    ("[servicenow]\n", '[server.clients.snow]\nscopes = ["poll:nowhere"]\n[servicenow]\n', "poll:nowhere", "server.clients.snow.scopes.0: nowhere is no route"),
+    ("[servicenow]\n", '[server.clients.snow]\nroutes = ["nowhere"]\n[servicenow]\n', "nowhere", "server.clients.snow.routes.0: nowhere is no route"),
+    ("[servicenow]\n", '[server.auth]\nissuer = "https://id.example"\n[servicenow]\n', "[server.auth]", "server.auth: audience is required"),
     # the database
     ("[servicenow]\n", '[database]\nurl = "mysql://x"\n[servicenow]\n', "url =", 'database.url: must begin with "sqlite:///" or "postgresql'),
     ("[servicenow]\n", '[database]\nurl = "sqlite://"\n[servicenow]\n', "url =", "database.url: "),

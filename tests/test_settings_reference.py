@@ -33,6 +33,6 @@ def test_defaults_are_written_as_settings_are() -> None:
         '| `max_body` | size | `"20MB"` |',
         "| `enabled` | `true` or `false` | `true` |",
         "| `instance` | text | *required* |",
-        '| `first_run` | `"all"` or `"baseline"` | *required* |',
+        "| `fields` | table of text | *required* |",
     ):
         assert row in page

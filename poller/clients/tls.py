@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Protocol, Self
 
 import certifi
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -26,21 +26,26 @@ log = get_logger()
 _HEAD: Final = 65536
 
 
-class TlsSettings(Model):
-    """Whom we trust and who we are. There is no switch that turns verification off."""
+class KeyFiles(Model):
+    """Who we are, to servers and to clients alike: a certificate and its key."""
 
-    ca: Annotated[
-        Path | None, Field(description="PEM; these alone are trusted then, instead of the public authorities")
-    ] = None
     certificate: Annotated[Path | None, Field(description="PEM; ours, with its chain")] = None
     key: Annotated[Path | None, Field(description="PEM; left out: it stands in the certificate's file")] = None
     passphrase: Annotated[Secret | None, Field(description="of the key, where it is protected by one")] = None
 
-    @field_validator("ca", "certificate", "key")
+    @field_validator("certificate", "key")
     @classmethod
     def _readable(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is None:
-            return None
+        return None if path is None else cls.readable(path, info)
+
+    @staticmethod
+    def readable(path: Path, info: ValidationInfo) -> Path:
+        """
+        Return *path*, which is relative to the settings file.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
         base = (info.context or {}).get("base")
         path = (base or Path()) / path
         if not path.is_file():
@@ -49,37 +54,22 @@ class TlsSettings(Model):
             raise ValueError(f"{path} cannot be read by this user")
         return path
 
-    @model_validator(mode="after")
-    def _loads(self) -> Self:
-        if self.certificate is None and (self.key is not None or self.passphrase is not None):
-            raise ValueError("certificate is required beside a key or a passphrase")
-        self.context()
-        return self
-
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that is read for a context."""
         secret = self.passphrase.path if self.passphrase is not None else None
-        return tuple(path for path in (self.ca, self.certificate, self.key, secret) if path is not None)
+        return tuple(path for path in (self.certificate, self.key, secret) if path is not None)
 
-    def context(self) -> ssl.SSLContext:
+    def show(self, context: ssl.SSLContext) -> None:
         """
-        Return what verifies a server, and shows our certificate where there is one.
+        Let *context* show our certificate, where there is one.
 
         Raises:
             ValueError: A file cannot be used; the text begins with its key.
         """
-        context: ssl.SSLContext = create_urllib3_context(ssl_minimum_version=ssl.TLSVersion.TLSv1_2)
-        try:
-            # Named, and not the library's default, which would ask SSL_CERT_FILE of the environment.
-            context.load_verify_locations(cafile=str(self.ca or certifi.where()))
-        except OSError as error:  # ssl.SSLError is one
-            raise ValueError(f"ca: {self.ca} {_why(error, 'holds no certificate in PEM')}") from None
-        if self.certificate is not None:
-            self._show(context, self.certificate)
-        return context
-
-    def _show(self, context: ssl.SSLContext, certificate: Path) -> None:
+        certificate = self.certificate
+        if certificate is None:
+            return
         key = self.key or certificate
         subject = "certificate" if self.key is None else "key"
         protected = _holds(key, b"ENCRYPTED")
@@ -97,6 +87,47 @@ class TlsSettings(Model):
             if protected:
                 raise ValueError(f"passphrase: it does not open the key in {key}") from None
             raise ValueError(f"{subject}: {key} {_why(error, 'holds no private key in PEM')}") from None
+
+
+class TlsSettings(KeyFiles):
+    """Whom we trust and who we are. There is no switch that turns verification off."""
+
+    ca: Annotated[
+        Path | None, Field(description="PEM; these alone are trusted then, instead of the public authorities")
+    ] = None
+
+    @field_validator("ca")
+    @classmethod
+    def _authorities(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return None if path is None else cls.readable(path, info)
+
+    @model_validator(mode="after")
+    def _loads(self) -> Self:
+        if self.certificate is None and (self.key is not None or self.passphrase is not None):
+            raise ValueError("certificate is required beside a key or a passphrase")
+        self.context()
+        return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read for a context."""
+        return (*([self.ca] if self.ca else []), *super().files)
+
+    def context(self) -> ssl.SSLContext:
+        """
+        Return what verifies a server, and shows our certificate where there is one.
+
+        Raises:
+            ValueError: A file cannot be used; the text begins with its key.
+        """
+        context: ssl.SSLContext = create_urllib3_context(ssl_minimum_version=ssl.TLSVersion.TLSv1_2)
+        try:
+            # Named, and not the library's default, which would ask SSL_CERT_FILE of the environment.
+            context.load_verify_locations(cafile=str(self.ca or certifi.where()))
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"ca: {self.ca} {_why(error, 'holds no certificate in PEM')}") from None
+        self.show(context)
+        return context
 
 
 def _text(secret: Secret) -> str:
@@ -125,6 +156,14 @@ def _why(error: OSError, otherwise: str) -> str:
 _Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
+class Side(Protocol):
+    """The settings of one side of TLS."""
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+    def context(self) -> ssl.SSLContext: ...
+
+
 class Trust:
     """
     What new connections are made with, for any number of threads.
@@ -133,7 +172,7 @@ class Trust:
     not yet beside its certificate, what was loaded before stays in use.
     """
 
-    def __init__(self, settings: TlsSettings) -> None:
+    def __init__(self, settings: Side) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._seen = self._stamps()

@@ -26,7 +26,7 @@ def overdue(route: Route | None, line: RouteLine | None, *, now: datetime, most:
     Args:
         most: How long after it was due a poll may be missing.
     """
-    if route is None or not route.enabled or line is None:
+    if route is None or not route.enabled or route.source is None or line is None:
         return None
     since = line.finished_at or line.created_at
     if not _late(route, since, now, most):

@@ -22,6 +22,8 @@ from poller.signals import Signals
 
 log = logs.get_logger()
 
+#: EX_UNAVAILABLE: another process has the address; systemd tries again.
+EXIT_CANNOT_LISTEN = 69
 #: How long what is under way may take to end after a signal, as in the daemon.
 DRAIN = 30.0
 
@@ -33,9 +35,14 @@ def run(settings_option: str | None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     path, settings = read_settings(settings_option)
     logs.setup(settings.log.level, settings.log.format)
+    from poller.ingress.opening import CannotListen
     from poller.service import Service
 
-    service = Service(path, settings)
+    try:
+        service = Service(path, settings)
+    except CannotListen as error:
+        log.error("server_failed", error=str(error))
+        return EXIT_CANNOT_LISTEN
     _tell_warnings(settings)
     return service.run()
 

@@ -127,7 +127,7 @@ def _route(name: str, route: Route | None, found: _Found, now: datetime) -> dict
         "name": name,
         "enabled": route is not None and route.enabled,
         "in_settings": route is not None,
-        "source": route.source.type if route else None,
+        "source": (route.source.type if route.source else "push") if route else None,
         "sink": route.sink.type if route else None,
         "schedule": _schedule(route) if route else None,
         "checkpoint": _checkpoint(line),
@@ -148,6 +148,8 @@ def _reply(name: str, route: Route | None, found: _Found) -> dict[str, Any] | No
 
 
 def _schedule(route: Route) -> str:
+    if route.source is None:
+        return "pushed"
     if route.cron is not None:
         return f"cron {route.cron} {route.timezone}"
     return f"every {span(route.every or timedelta(minutes=1))}"

@@ -21,9 +21,9 @@ from poller.values import Duration, Model, Secret, Size
 #: Signed with a key that nobody but the provider has; with a shared one, whoever can check a token could make one.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
-#: ``records:write``, ``records:read``, ``poll``, each on all routes or on one.
-SCOPE: Final = re.compile(r"(?:records:write|records:read|poll)(?::[a-z0-9][a-z0-9-]{0,62})?")
-ACTS: Final = ("records:write", "records:read", "poll")
+#: ``records:write``, ``records:read``, ``poll``, each on all routes or on one; ``metrics`` is about no route.
+SCOPE: Final = re.compile(r"(?:records:write|records:read|poll)(?::[a-z0-9][a-z0-9-]{0,62})?|metrics")
+ACTS: Final = ("records:write", "records:read", "poll", "metrics")
 #: A client's id as providers give them; it stands in access lines.
 CLIENT_ID: Final = r"^[\x21-\x7e]{1,200}$"
 
@@ -32,7 +32,9 @@ _LONGEST_LEEWAY: Final = timedelta(seconds=60)
 
 def _scope(text: str) -> str:
     if not SCOPE.fullmatch(text):
-        raise ValueError('a scope is "records:write", "records:read" or "poll", or one of them with ":ROUTE" behind it')
+        raise ValueError(
+            'a scope is "records:write", "records:read" or "poll", or one of them with ":ROUTE" behind it; or "metrics"'
+        )
     return text
 
 
@@ -177,7 +179,7 @@ class ClientSettings(Model):
     routes: Annotated[
         list[str] | None, Field(min_length=1, description="the routes that it may speak of; left out: all")
     ] = None
-    requests_per_minute: Annotated[int, Field(ge=1, description="more get 429 and are to come again later")] = 600
+    requests_per_minute: Annotated[int, Field(ge=1, description="more get 429 and are to come again later")] = 6000
 
     @field_validator("client_secret")
     @classmethod

@@ -48,6 +48,27 @@ EVENTS: dict[str, EventSpec] = {
         "A fault in poller itself that nobody foresaw. Nothing is lost by it.",
         "Report it with this line.",
     ),
+    "server_started": EventSpec("info", "listen, tls", "The HTTP ingress answers from now on.", _NOTHING),
+    "server_failed": EventSpec(
+        "error",
+        "error",
+        "The ingress cannot listen where the settings say; the daemon ends with exit code 69.",
+        "See who has the address (`ss -ltnp`), or change `server.listen`.",
+    ),
+    "request_answered": EventSpec(
+        "any",
+        "route, method, endpoint, status, client, peer, seconds, why",
+        "The access line of the ingress: one request; `why` says what a refusal was about, and never what was in it. "
+        "A warning from 500 on; health, metrics and the like at debug.",
+        "A client with many 401 or 403: its credentials or scopes. 429: see `requests_per_minute`. 503: see the lines before.",
+    ),
+    "handshake_failed": EventSpec("debug", "peer, error", "A client could not agree on TLS with us.", _STEP),
+    "records_pushed": EventSpec(
+        "info",
+        "route, new, known, changed, malformed, requests",
+        "What was pushed is committed; `requests` were answered together.",
+        _NOTHING,
+    ),
     "settings_reloaded": EventSpec("info", "changed", "SIGHUP: the new settings are in force.", _NOTHING),
     "settings_refused": EventSpec(
         "error",

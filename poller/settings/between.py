@@ -34,7 +34,7 @@ def between(raw: Mapping[str, Any]) -> Iterator[Problem]:
     routes = {name: route for name, route in _table(raw, "routes").items() if isinstance(route, dict)}
     for name, route in routes.items():
         path = ("routes", name)
-        yield from _when(route, path)
+        yield from _ends(raw, route, path)
         yield from _names_seen(route, path)
         yield from _trapped(raw, path)
         for end in ("sink", "source"):
@@ -44,6 +44,35 @@ def between(raw: Mapping[str, Any]) -> Iterator[Problem]:
                 break
         yield from _not_from(route, path, routes)
     yield from _renamed(routes)
+    yield from _clients(raw, routes)
+
+
+def _clients(raw: Mapping[str, Any], routes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Clients are for routes that there are; and where something is asked of clients, there are some."""
+    server = _table(raw, "server")
+    clients = _table(server, "clients")
+    for name, client in clients.items():
+        if not isinstance(client, dict):
+            continue
+        for part, spoken in (("routes", lambda text: text), ("scopes", _route_of_scope)):
+            given = client.get(part)
+            for index, text in enumerate(given if isinstance(given, list) else ()):
+                route = spoken(text) if isinstance(text, str) else None
+                if route is not None and route not in routes:
+                    place = ("server", "clients", name, part, index)
+                    yield Problem(path=place, text=f"{route[:80]} is no route; routes: {', '.join(routes)}")
+    if "server" in raw and not clients and "auth" not in server:
+        for name, route in routes.items():
+            if "push" in route:
+                text = "nobody could push: give [server.auth], or a client (poller client add)"
+                yield Problem(path=("routes", name, "push"), text=text)
+
+
+def _route_of_scope(scope: str) -> str | None:
+    for act in ("records:write:", "records:read:", "poll:"):
+        if scope.startswith(act):
+            return scope.removeprefix(act)
+    return None
 
 
 def _not_from(route: Mapping[str, Any], path: Path, routes: Mapping[str, Any]) -> Iterator[Problem]:
@@ -66,6 +95,24 @@ def _parts(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
 
 
+def _ends(raw: Mapping[str, Any], route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    """A route polls, or is pushed to, or both; what concerns polls alone is not for one that is only pushed to."""
+    if "push" in route and "server" not in raw:
+        text = "needs [server], which is left out: nothing listens, and nobody could push"
+        yield Problem(path=(*path, "push"), text=text)
+    if "source" in route:
+        yield from _when(route, path)
+        if "first_run" not in route:
+            yield Problem(path=(*path, "first_run"), text='is required: "all" or "baseline"', at=path)
+        return
+    if "push" not in route:
+        yield Problem(path=(*path, "source"), text="is required, or else push", at=path)
+        return
+    for name in ("every", "cron", "timezone", "first_run"):
+        if name in route:
+            yield Problem(path=(*path, name), text="has a meaning only beside a source; leave it out")
+
+
 def _when(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     if "every" in route and "cron" in route:
         yield Problem(path=(*path, "cron"), text="give either every or cron, not both")
@@ -78,18 +125,28 @@ def _when(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 
 
 def _names_seen(route: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    """Templates of the sink and of the reply may only use what the source gives."""
-    source, sink = _table(route, "source"), _table(route, "sink")
-    if not isinstance(source.get("fields"), dict):
-        return
-    followed = [part["fields"] for part in _parts(source, "detail") if isinstance(part.get("fields"), dict)]
-    known = {*source["fields"], *(name for fields in followed for name in fields), *_ALWAYS}
+    """Templates of the sink and of the reply may only use what the source gives, and what is pushed."""
+    for end in ("source", "push"):
+        fields = _table(route, end).get("fields")
+        if end == "push" and not isinstance(fields, dict) and _parts(_table(route, "source"), "detail"):
+            # Nothing is asked for what is pushed: details have to be in it.
+            fields = _table(route, "source").get("fields")
+        if isinstance(fields, dict) and end in route:
+            yield from _names_of(route, path, end, fields)
+
+
+def _names_of(route: Mapping[str, Any], path: Path, end: str, fields: Mapping[str, Any]) -> Iterator[Problem]:
+    """Hold the templates against the names that one end of the route gives."""
+    sink = _table(route, "sink")
+    parts = _parts(_table(route, end), "detail")
+    followed = [part["fields"] for part in parts if isinstance(part.get("fields"), dict)]
+    known = {*fields, *(name for each in followed for name in each), *_ALWAYS}
     servicenow = sink.get("type") == "servicenow"
     if "fields" not in sink and servicenow and sink.get("table", "incident") == "incident":
         for name in _DEFAULT_NAMES:
             if name not in known:
                 text = f"is required, because sink.fields is left out and uses {{{{ {name} }}}} by default"
-                yield Problem(path=(*path, "source", "fields", name), text=text, at=(*path, "source", "fields"))
+                yield Problem(path=(*path, end, "fields", name), text=text, at=(*path, end, "fields"))
     for part in _TEMPLATES if not servicenow else ("fields", "update_fields"):
         # The name of a file may hold a part of the message's own id.
         besides = frozenset({"id"}) if part == "name" else frozenset()

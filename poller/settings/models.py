@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     PrivateAttr,
     StringConstraints,
@@ -25,26 +24,35 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
 from poller.clients.database_url import SQLITE, check_no_password, password_apart, sqlite_file, with_password
 from poller.clients.servicenow import ServiceNowSettings
+from poller.ingress.settings import ServerSettings
 from poller.sinks import SINKS
 from poller.sinks.reply import ReplySettings
 from poller.sources import SOURCES
+from poller.sources.pushed import PushSettings
 from poller.values import Duration, Model, Secret
 
 if TYPE_CHECKING:
+    from poller.sinks.activemq import ActivemqSinkSettings
     from poller.sinks.directory import DirectorySinkSettings
     from poller.sinks.http import HttpSinkSettings
     from poller.sinks.servicenow import ServiceNowSinkSettings
+    from poller.sources.activemq import ActivemqSourceSettings
     from poller.sources.directory import DirectorySourceSettings
     from poller.sources.http import HttpSourceSettings
     from poller.sources.servicenow import ServiceNowSourceSettings
     from poller.sources.sql import SqlSourceSettings
 
-    SourceSettings = HttpSourceSettings | DirectorySourceSettings | SqlSourceSettings | ServiceNowSourceSettings
-    SinkSettings = ServiceNowSinkSettings | HttpSinkSettings | DirectorySinkSettings
+    SourceSettings = (
+        HttpSourceSettings
+        | DirectorySourceSettings
+        | SqlSourceSettings
+        | ServiceNowSourceSettings
+        | ActivemqSourceSettings
+    )
+    SinkSettings = ServiceNowSinkSettings | HttpSinkSettings | ActivemqSinkSettings | DirectorySinkSettings
 else:
 
     def _by_type(edges: dict[str, Any]) -> Any:  # noqa: ANN401  a type, made of what the tables hold
@@ -66,16 +74,6 @@ _ANY_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 FLOOD = 500
 
 _POSTGRESQL = "postgresql+psycopg://"
-
-
-def _not_built(value: object) -> object:
-    if value is not None:
-        raise ValueError("not built yet, leave it out")
-    return value
-
-
-#: Stands for what the contract has and this release has not: one clear refusal instead of silence.
-NotBuilt = Annotated[SkipJsonSchema[None], BeforeValidator(_not_built)]
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -141,11 +139,12 @@ class Route(Model):
     ] = None
     timezone: Annotated[str, Field(description='what cron counts in, such as "Europe/Berlin"')] = "UTC"
     first_run: Annotated[
-        Literal["all", "baseline"],
+        Literal["all", "baseline"] | None,
         Field(
-            description='"all" delivers what is there already, "baseline" only what comes after the first whole poll'
+            description='"all" delivers what is there already, "baseline" only what comes after the first whole poll; '
+            "required where there is a source"
         ),
-    ]
+    ] = None
     max_new_per_hour: Annotated[
         int | None,
         Field(
@@ -160,13 +159,18 @@ class Route(Model):
     previously: Annotated[
         RouteName | None, Field(description="the name before a renaming; keeps the route's identity")
     ] = None
-    source: Annotated[SourceSettings, Field(description="where records come from")]
+    source: Annotated[
+        SourceSettings | None, Field(description="where records come from; may be left out where there is a push")
+    ] = None
     sink: Annotated[SinkSettings, Field(description="where records go to")]
     reply: Annotated[
         ReplySettings | None,
         Field(description="number and sys_id written back to the origin, once the incident is known"),
     ] = None
-    push: NotBuilt = None
+    push: Annotated[
+        PushSettings | None,
+        Field(description="the route also takes what is sent to POST /routes/NAME/records; needs [server]"),
+    ] = None
 
     @field_validator("timezone")
     @classmethod
@@ -181,6 +185,11 @@ class Route(Model):
     @classmethod
     def _crontab(cls, text: str | None) -> str | None:
         return text if text is None else check_cron(text)
+
+    @field_validator("push")
+    @classmethod
+    def _completed(cls, push: PushSettings | None, info: ValidationInfo) -> PushSettings | None:
+        return push if push is None or "source" not in info.data else push.beside(info.data["source"])
 
     @field_validator("reply")
     @classmethod
@@ -200,6 +209,13 @@ class Route(Model):
                 'update_fields is required with on_change = "update", since fields has neither short_description nor description'
             )
         return sink
+
+    @property
+    def reading(self) -> SourceSettings | PushSettings:
+        """How records are read: the source's settings, else those of the push."""
+        found = self.source or self.push
+        assert found is not None  # noqa: S101  between has seen that one of them is there
+        return found
 
     @property
     def most_new_per_hour(self) -> int:
@@ -287,7 +303,9 @@ class Settings(Model):
         ServiceNowSettings | None, Field(description="the instance; required where a route's sink is servicenow")
     ] = None
     routes: Annotated[dict[RouteName, Route], Field(min_length=1, description="[routes.NAME] for each route")]
-    server: NotBuilt = None
+    server: Annotated[
+        ServerSettings | None, Field(description="the HTTP ingress; left out: none, and nothing listens")
+    ] = None
     retry: Retry = Retry()
     retention: Retention = Retention()
     maintenance: Maintenance = Maintenance()

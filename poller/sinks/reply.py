@@ -71,7 +71,7 @@ class ReplySettings(RemoteSettings):
         return self
 
 
-def with_source_auth(reply: ReplySettings, source: BaseModel) -> ReplySettings:
+def with_source_auth(reply: ReplySettings, source: BaseModel | None) -> ReplySettings:
     """Return *reply* with credentials, TLS and proxy of the source where it has none of its own and the host is the same."""
     theirs: AuthSettings | None = getattr(source, "auth", None)
     if theirs is None or "auth" in reply.model_fields_set:

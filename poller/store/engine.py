@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,8 @@ class Store:
         #: Who claims: this process, and no other before or after it.
         self.owner = f"{socket.gethostname()[:20]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._lock: IO[str] | None = None
+        # SQLite has one writer, and lets others ask again after pauses that grow to 100 ms; within a process they queue here.
+        self._writing = threading.Lock() if self.sqlite_path is not None else nullcontext()
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -54,7 +57,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Begin a transaction that is committed at the end of the block, or wholly undone."""
-        with self.engine.begin() as connection:
+        with self._writing, self.engine.begin() as connection:
             yield connection
 
     @contextmanager

@@ -7,7 +7,7 @@ A record shows the state of its first unfinished delivery, ``replying`` where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, ScalarSelect, Select, and_, case, exists
 
 from poller.model import FINISHED, Operation, State
 from poller.store.engine import Store
+from poller.store.rows import chunks
 from poller.store.standing import PREFIX
 from poller.tables import checkpoints, deliveries, facts, records, routes
 
@@ -158,6 +159,15 @@ def newest_records(
     query = query.order_by(r.id.desc()).limit(limit).execution_options(yield_per=_BATCH)
     for row in connection.execute(query):
         yield line(row)
+
+
+def records_by_key(connection: Connection, route_id: int, keys: Collection[str]) -> dict[str, RecordLine]:
+    """Return those of *keys* that are stored, by key."""
+    found: dict[str, RecordLine] = {}
+    for chunk in chunks(keys):
+        for row in connection.execute(record_lines().where(r.route_id == route_id, r.key.in_(chunk))):
+            found[row.key] = line(row)
+    return found
 
 
 def kept_prefix(connection: Connection) -> str | None:

@@ -21,6 +21,8 @@ from poller.tables import checkpoints, deliveries, payloads, records
 
 #: `deliveries.note` of a record that could not be read; a readable version of it is received after all.
 MALFORMED = "malformed"
+#: `deliveries.reason` of a record that was there before the route's first whole poll had finished.
+BASELINE = "baseline"
 #: In characters; PostgreSQL's indexes carry some 2,700 bytes.
 LONGEST_KEY, LONGEST_VERSION = 600, 200
 
@@ -41,6 +43,8 @@ class Receiver:
     baseline: bool
     #: What is owed for another version of a known key; None: nothing.
     changes: Operation | None = None
+    #: Records come because somebody sends them: what was skipped as baseline is wanted after all.
+    pushed: bool = False
 
 
 @dataclass(kw_only=True)
@@ -91,6 +95,8 @@ def receive(
         counts.new += sum(1 for arrival in chunk if arrival.key in new and arrival.note != MALFORMED)
         counts.dead += [(each.key, each.reason or "") for each in chunk if each.key in new and each.note == MALFORMED]
         counts.known += len(known)
+        if receiver.pushed:
+            _want(connection, receiver, known, now)
         changed = _note_changes(connection, receiver, known, now)
         counts.changed += len(changed)
         if receiver.changes is not None:
@@ -103,7 +109,7 @@ def receive(
 def _arrival(record: SourceRecord, receiver: Receiver) -> _Arrival:
     if len(record.key) > LONGEST_KEY:
         return _dead(Malformed(reason=f"the key is longer than {LONGEST_KEY} characters", raw=dump(record.fields)))
-    state, reason = (State.SKIPPED, "baseline") if receiver.baseline else (State.PENDING, None)
+    state, reason = (State.SKIPPED, BASELINE) if receiver.baseline else (State.PENDING, None)
     return _Arrival(
         key=record.key,
         version=version_kept(record.version),
@@ -112,6 +118,15 @@ def _arrival(record: SourceRecord, receiver: Receiver) -> _Arrival:
         reason=reason,
         order=record.order,
     )
+
+
+def keys_kept(page: Page) -> list[str]:
+    """Return under which keys the records of *page* are stored, malformed ones last; one that comes twice is there twice."""
+    too_long = [dump(record.fields) if len(record.key) > LONGEST_KEY else None for record in page.records]
+    read = [
+        record.key if raw is None else malformed_key(raw) for record, raw in zip(page.records, too_long, strict=True)
+    ]
+    return read + [_dead(each).key for each in page.malformed]
 
 
 def version_kept(version: str) -> str:
@@ -219,6 +234,22 @@ def _note_changes(
     return [arrival for _, arrival in changed]
 
 
+def _want(connection: Connection, receiver: Receiver, known: Sequence[_Arrival], now: datetime) -> None:
+    """Owe what a first poll has skipped, as it is now: who sends a record says that it is none of the old ones."""
+    by_key = {arrival.key: arrival for arrival in known if arrival.note != MALFORMED}
+    query = (
+        select(r.id, r.key, d.id.label("skipped"))
+        .join(deliveries, d.record_id == r.id)
+        .where(r.route_id == receiver.route_id, r.key.in_(by_key))
+        .where(d.state == State.SKIPPED, d.reason == BASELINE)
+    )
+    for row in connection.execute(query).all() if by_key else ():
+        arrival = by_key[row.key]
+        _revive(connection, row.id, row.skipped, arrival, now)
+        seen = {"seen_version": arrival.version, "seen_order": arrival.order, "settled_at": None}
+        connection.execute(update(records).where(r.id == row.id).values(**seen))
+
+
 def _replaces(arrival: _Arrival, version: str, order: str | None) -> bool:
     """Return whether *arrival* is another version than the one seen last, and not an older one."""
     if arrival.version == version:
@@ -234,7 +265,7 @@ def _revive(connection: Connection, record_id: int, delivery_id: int, arrival: _
     )
     connection.execute(
         update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.DEAD)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state.in_((State.DEAD, State.SKIPPED)))
         .values(
             version=arrival.version,
             state=str(arrival.state),

@@ -48,7 +48,8 @@ def check(option: str | None, *, offline: bool, machine: bool = False, tests: st
     guards = {}
     for name, route in enabled.items():
         # Whatever only shows when the parts are put together is a problem of the settings too.
-        build_source(route, client)
+        if route.source is not None:
+            build_source(route, client)
         sink = build_sink(route, client, Gate())
         if sink.guarded:
             guards[name] = sink.guard_key()

@@ -23,6 +23,10 @@ def source(
 ) -> Iterator[Finding]:
     """Check the source of one route, from the checkpoint that the next poll would use, and what would be sent of it."""
     label = f"source of {name}"
+    if route.source is None:
+        yield well(label, "none: its records are pushed, so there is nothing to ask")
+        yield from documents(name, route, ())
+        return
     made = build_source(route, client)
     try:
         pages = look(route, made, checkpoint)

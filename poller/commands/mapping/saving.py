@@ -67,7 +67,7 @@ def save(
     if len(raw) >= _LONGEST:
         return f"its text is longer than {_LONGEST} characters"
     fields = record.fields if isinstance(record, SourceRecord) else {}
-    extra = {key: str(value) for key, value in fields.items() if key not in route.source.fields}
+    extra = {key: str(value) for key, value in fields.items() if key not in (route.reading.fields or {})}
     table = getattr(route.sink, "table", "")
     text = "\n".join(
         [

@@ -64,7 +64,12 @@ def preview(
 def _route(settings: Settings, name: str) -> Route:
     if name not in settings.routes:
         raise click.UsageError(f"'{name}' is not in the settings; routes: {', '.join(settings.routes)}")
-    return settings.routes[name]
+    route = settings.routes[name]
+    if route.source is None:
+        raise click.UsageError(
+            f"'{name}' has no source: its records are pushed, and nothing is polled; try one with poller check --tests"
+        )
+    return route
 
 
 def _bad(shown: list[Shown]) -> bool:

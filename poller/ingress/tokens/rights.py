@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from poller.ingress.auth_settings import SCOPE, ClientSettings
+from poller.ingress.auth_settings import ACTS, SCOPE, ClientSettings
 from poller.ingress.principal import Principal
 
 
@@ -13,7 +13,7 @@ def act_of(scope: str) -> str:
     found = SCOPE.fullmatch(scope)
     if found is None:
         raise ValueError("no scope of ours")
-    return next(act for act in ("records:write", "records:read", "poll") if scope == act or scope.startswith(f"{act}:"))
+    return next(act for act in ACTS if scope == act or scope.startswith(f"{act}:"))
 
 
 def ours(scopes: Iterable[str]) -> frozenset[str]:

@@ -1,0 +1,189 @@
+"""
+Reading from a client: until a moment, up to a size, and never more than was asked for.
+
+cheroot waits for each byte anew, so that a client that sends one in a while keeps a thread for ever. Here a whole head, or a
+whole body, has its time.
+
+Source: RFC 9112 sections 6 and 7; cheroot 11.1 (``makefile``, ``server.ChunkedRFile``).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+_CHUNK: Final = 65536
+#: Hexadecimal digits alone, with what may follow them; Python's int would also take "0x1f", "+1" and "1_0".
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+#: A line that gives a chunk's size, or of the trailer.
+_LINE: Final = 4096
+
+
+class BadBody(ValueError):
+    """It is not framed as HTTP asks."""
+
+
+class Body(Protocol):
+    """What a request brings beside its head."""
+
+    def read(self, most: int) -> bytes:
+        """
+        Return at most so many bytes; fewer only at the end.
+
+        Raises:
+            TimeoutError: It did not come in time.
+
+            BadBody: It ended early, or is not framed as it should be.
+        """
+        ...
+
+
+class Incoming:
+    """
+    The bytes of one connection, buffered; what cheroot calls an ``rfile``.
+
+    Args:
+        connected: Blocking, in plain or under TLS.
+
+        now: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, connected: socket.socket, now: Callable[[], float]) -> None:
+        self._socket = connected
+        self._now = now
+        self._bytes = bytearray()
+        self._ended = False
+        #: When what is read now must be there.
+        self.until = 0.0
+        self.bytes_read = 0
+
+    def has_data(self) -> bool:
+        """Return whether something was read that nobody has taken: no selector would tell of it."""
+        pending = getattr(self._socket, "pending", None)
+        return bool(self._bytes) or (pending is not None and pending() > 0)
+
+    def read(self, size: int) -> bytes:
+        """Return *size* bytes; fewer where the client has ended."""
+        while len(self._bytes) < size and self._more():
+            pass
+        return self._take(size)
+
+    def readline(self, size: int = _CHUNK) -> bytes:
+        """Return what comes up to a line feed, with it; at most *size* bytes."""
+        looked = 0
+        while True:
+            end = self._bytes.find(b"\n", looked, size)
+            if end >= 0:
+                return self._take(end + 1)
+            if len(self._bytes) >= size or not self._more():
+                return self._take(size)
+            looked = max(0, len(self._bytes) - _CHUNK)
+
+    def close(self) -> None:
+        """Nothing is to be let go of: the socket is the connection's."""
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        self.bytes_read += len(taken)
+        return taken
+
+    def _more(self) -> bool:
+        """Read once; return whether there was anything."""
+        if self._ended:
+            return False
+        left = self.until - self._now()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left)
+        data = self._socket.recv(_CHUNK)
+        self._ended = not data
+        self._bytes += data
+        return bool(data)
+
+
+class Sized:
+    """A body whose length is stated."""
+
+    def __init__(self, incoming: Incoming, length: int) -> None:
+        self._incoming = incoming
+        #: Bytes that were not read.
+        self.remaining = length
+
+    def read(self, most: int) -> bytes:
+        size = min(most, self.remaining)
+        data = self._incoming.read(size) if size else b""
+        if len(data) < size:
+            raise BadBody("the body is shorter than its Content-Length")
+        self.remaining -= len(data)
+        return data
+
+
+class Chunked:
+    """A body that comes in chunks."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._left = 0
+        self._ended = False
+
+    @property
+    def remaining(self) -> int:
+        """1 as long as the last chunk was not seen: how much follows, nobody knows."""
+        return 0 if self._ended else 1
+
+    def read(self, most: int) -> bytes:
+        found = bytearray()
+        while len(found) < most and not self._ended:
+            if not self._left:
+                self._begin()
+                continue
+            data = self._incoming.read(min(self._left, most - len(found)))
+            if not data:
+                raise BadBody("the body ends within a chunk")
+            found += data
+            self._left -= len(data)
+            if not self._left and self._incoming.read(2) != b"\r\n":
+                raise BadBody("a chunk does not end where it should")
+        return bytes(found)
+
+    def _begin(self) -> None:
+        size = _SIZE.fullmatch(self._incoming.readline(_LINE))
+        if size is None:
+            raise BadBody("a chunk has no proper size")
+        self._left = int(size[1], 16)
+        if self._left:
+            return
+        # The trailer: nothing in it is used.
+        for _ in range(100):
+            line = self._incoming.readline(_LINE)
+            if line == b"\r\n":
+                self._ended = True
+                return
+            if not line.endswith(b"\r\n"):
+                break
+        raise BadBody("the trailer does not end")
+
+
+class Outgoing:
+    """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*."""
+
+    def __init__(self, connected: socket.socket, seconds: float) -> None:
+        self._socket = connected
+        self._seconds = seconds
+        self.bytes_written = 0
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  bytes of any kind
+        """Send all of *data*."""
+        self._socket.settimeout(self._seconds)
+        self._socket.sendall(data)
+        self.bytes_written += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def close(self) -> None:
+        """Nothing is to be let go of."""

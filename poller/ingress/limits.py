@@ -1,0 +1,179 @@
+"""
+How much is taken of whom: token buckets, requests under way, and the pace at which refusals are told.
+
+In memory, each process for itself; times are seconds of a clock that is never set.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How a bucket stands after one request; the tightest of several is what a caller is told."""
+
+    #: Requests a minute, and as many at once where nobody has asked for a minute.
+    limit: int
+    #: Whole requests that are left now.
+    remaining: int
+    #: Seconds until it is full again.
+    reset: int
+    #: Seconds until the next request may come; 0: this one was let through.
+    wait: int = 0
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Return what tells a caller of it: the IETF draft's fields in the form that API managers send."""
+        found = [
+            ("RateLimit-Limit", str(self.limit)),
+            ("RateLimit-Remaining", str(self.remaining)),
+            ("RateLimit-Reset", str(self.reset)),
+        ]
+        return [*found, ("Retry-After", str(self.wait))] if self.wait else found
+
+
+class Bucket:
+    """A token bucket; for any number of threads."""
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self.limit = per_minute
+        self._tokens = float(per_minute)
+        self._at = now
+        self._lock = threading.Lock()
+
+    def take(self, now: float) -> Quota:
+        """Take one, where there is one."""
+        rate = self.limit / _MINUTE
+        with self._lock:
+            self._tokens = min(self.limit, self._tokens + max(0.0, now - self._at) * rate)
+            self._at = now
+            wait = 0
+            if self._tokens >= 1.0:
+                self._tokens -= 1.0
+            else:
+                wait = max(1, ceil((1.0 - self._tokens) / rate))
+            left = self._tokens
+        return Quota(limit=self.limit, remaining=int(left), reset=ceil((self.limit - left) / rate), wait=wait)
+
+    def give_back(self) -> None:
+        """Undo one `take`: the request was refused for another reason."""
+        with self._lock:
+            self._tokens = min(self.limit, self._tokens + 1.0)
+
+
+class Buckets:
+    """
+    The buckets of the whole server, of its clients and of its routes.
+
+    Args:
+        now: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._buckets: dict[str, Bucket] = {}
+
+    def take(self, limits: Mapping[str, int]) -> Quota | None:
+        """
+        Take one request of each bucket, or of none.
+
+        Args:
+            limits: Requests a minute by the bucket's name; 0: no limit. Clients are ours to name, so there are few.
+
+        Returns:
+            The tightest of them; None where there is no limit at all.
+        """
+        now = self._now()
+        taken: list[Bucket] = []
+        tightest: Quota | None = None
+        for name, limit in limits.items():
+            if not limit:
+                continue
+            bucket = self._bucket(name, limit, now)
+            quota = bucket.take(now)
+            if quota.wait:
+                for each in taken:
+                    each.give_back()
+                return quota
+            taken.append(bucket)
+            if tightest is None or quota.remaining < tightest.remaining:
+                tightest = quota
+        return tightest
+
+    def _bucket(self, name: str, limit: int, now: float) -> Bucket:
+        with self._lock:
+            found = self._buckets.get(name)
+            if found is None or found.limit != limit:
+                found = self._buckets[name] = Bucket(limit, now)
+            return found
+
+
+class Gauge:
+    """Counts what is under way, up to a limit."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        #: How many there are.
+        self.count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def enter(self) -> Iterator[bool]:
+        """Count one in for the block; yields False where there was no room, and nothing was counted."""
+        with self._lock:
+            room = self.count < self._most
+            self.count += room
+        try:
+            yield room
+        finally:
+            if room:
+                with self._lock:
+                    self.count -= 1
+
+
+class Pace:
+    """
+    The pace at which refusals are told: a flood of forged requests waits for its answers, while who is known does not.
+
+    A few come at once; beyond that each takes its turn. Where the queue is too long for that, nothing is said at all.
+
+    Args:
+        per_second: Refusals told.
+
+        at_once: Before anybody has to wait.
+
+        longest: Seconds that anybody waits.
+    """
+
+    def __init__(
+        self,
+        per_second: float = 200.0,
+        at_once: int = 50,
+        longest: float = 2.0,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._gap = 1.0 / per_second
+        self._slack = at_once * self._gap
+        self._longest = longest
+        self._now = now
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def turn(self) -> float | None:
+        """Return how many seconds to wait before the refusal is told; None: not at all, close the connection."""
+        with self._lock:
+            now = self._now()
+            at = max(self._next, now - self._slack)
+            if at - now > self._longest:
+                return None
+            self._next = at + self._gap
+        return max(0.0, at - now)

@@ -1,0 +1,113 @@
+"""The ingress as a whole: a server, the application on it, and both exchanged as settings change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from poller import metrics
+from poller.clients.tls import Trust
+from poller.ingress.app import App
+from poller.ingress.server import Server
+from poller.ingress.settings import ServerSettings
+from poller.logs import get_logger
+
+log = get_logger()
+
+#: Settings that belong to the server below the application.
+_OF_SERVER = ("listen", "connections", "head_timeout", "body_timeout")
+
+
+class CannotListen(Exception):
+    """The address cannot be had; ``str`` is one line."""
+
+
+class Ingress:
+    """
+    Listens from the moment that it is made, and answers from `begin` on.
+
+    Args:
+        app: Made of the same settings.
+
+    Raises:
+        CannotListen: Another process has the address, or it is not this machine's.
+    """
+
+    def __init__(self, settings: ServerSettings, app: App) -> None:
+        self._settings = settings
+        self._app = app
+        self._trust = Trust(settings.tls) if settings.tls else None
+        self._server = self._open(settings)
+
+    def begin(self) -> None:
+        """Answer from now on."""
+        self._server.begin()
+        log.info("server_started", listen=self._settings.listen, tls=self._settings.tls is not None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still accepts connections."""
+        return self._server.alive
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are."""
+        return self._server.open_connections
+
+    def use(self, settings: ServerSettings, app: App) -> None:
+        """
+        Use other settings from now on; connections stay where the address does.
+
+        Raises:
+            CannotListen: The former ones stay in use.
+        """
+        was = self._settings
+        same = all(getattr(settings, name) == getattr(was, name) for name in _OF_SERVER)
+        same = same and (settings.tls is None) == (was.tls is None)
+        trust = Trust(settings.tls) if settings.tls else None
+        replaced = self._app
+        if same:
+            self._settings, self._app, self._trust = settings, app, trust
+            replaced.close()
+            return
+        former = self._server
+        if settings.listen == was.listen:
+            # The address cannot be had twice.
+            former.end()
+        before = self._trust
+        self._trust = trust
+        try:
+            server = self._open(settings)
+        except CannotListen:
+            self._trust = before
+            if settings.listen == was.listen:
+                self._server = self._open(was)
+                self._server.begin()
+            raise
+        self._settings, self._app, self._server = settings, app, server
+        self.begin()
+        former.end()
+        replaced.close()
+
+    def end(self, seconds: float = 5.0) -> None:
+        """Accept nobody any more, and let requests under way end, within a limit."""
+        self._server.end()
+        until = time.monotonic() + seconds
+        while self._app.under_way and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _open(self, settings: ServerSettings) -> Server:
+        context = self._context if settings.tls else None
+        try:
+            return Server(settings, self._call, context, metrics.refused)
+        except OSError as error:
+            why = error.strerror or "it is no address of this machine"
+            raise CannotListen(f"server.listen: cannot listen on {settings.listen}: {why}") from None
+
+    def _context(self) -> Any:  # noqa: ANN401  an SSLContext; asked only where there is TLS
+        assert self._trust is not None  # noqa: S101  see _open
+        return self._trust.context()
+
+    def _call(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        return self._app(environ, start_response)
