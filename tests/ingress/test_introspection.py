@@ -142,7 +142,7 @@ def test_s26_where_the_type_is_demanded_the_answer_must_name_it() -> None:
     with provider(RIGHT) as fake, pytest.raises(Refused):
         judge(fake, require_typ=True).verify("t")
     with provider({**RIGHT, "token_type": "bearer"}) as fake:
-        assert judge(fake, require_typ=True).verify("t")
+        assert judge(fake, require_typ=True).verify("t").client == "pusher"
 
 
 def test_s25_a_client_has_no_more_than_the_settings_leave_it() -> None:

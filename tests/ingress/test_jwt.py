@@ -95,7 +95,7 @@ def test_s21_a_hostile_kid_is_compared_and_nothing_else(kid: Any) -> None:
 
 @pytest.mark.parametrize("name", ["jku", "x5u", "jwk", "x5c"])
 def test_s21_what_a_header_points_at_is_not_looked_at(name: str) -> None:
-    evil = {"jwk": jwk(RSA["two"], "one"), "x5c": ["MIIB"]}.get(name, "https://127.0.0.1:1/evil")
+    evil: Any = {"jwk": jwk(RSA["two"], "one"), "x5c": ["MIIB"]}.get(name, "https://127.0.0.1:1/evil")
 
     assert refused(token(key=RSA["two"], **{name: evil})) == "its signature does not hold"
     assert verifier().verify(token(**{name: evil})).client == "pusher"
