@@ -26,7 +26,9 @@ BUILT = "server" in schema()["properties"]
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     path = tmp_path / "settings.toml"
-    path.write_text((ROOT / "settings.toml").read_text("utf-8"), "utf-8")
+    text = (ROOT / "settings.toml").read_text("utf-8")
+    # One route is enough; the one to the vendor needs a file.
+    path.write_text(text[: text.index("[routes.to-vendor]")], "utf-8")
     path.chmod(0o640)
     return path
 
