@@ -84,7 +84,10 @@ class IntrospectionVerifier:
         self._remote = remote
         self._clients = clients
         self._wall = wall
+        self._clock = clock
         self._count = count
+        self._told_at = float("-inf")
+        self._untold = 0
         self._lock = threading.Lock()
         self._calls: dict[bytes, _Call] = {}
         self._good: Lasting[bytes, Principal] = Lasting(_MOST, clock)
@@ -130,8 +133,7 @@ class IntrospectionVerifier:
         try:
             claims = self._claims(token)
         except Undecided as error:
-            log.warning("introspection_failed", error=error.why)
-            self._count("introspection_failed")
+            self._tell(error.why)
             return error
         self._count("introspected")
         try:
@@ -141,6 +143,17 @@ class IntrospectionVerifier:
             return error
         self._good.put(digest, found, seconds)
         return found
+
+    def _tell(self, why: str) -> None:
+        """Log a failure, but once a minute at most: each caller makes one while the provider is away."""
+        self._count("introspection_failed")
+        with self._lock:
+            self._untold += 1
+            now, calls = self._clock(), self._untold
+            if now - self._told_at < _GOOD:
+                return
+            self._told_at, self._untold = now, 0
+        log.warning("introspection_failed", error=why, calls=calls)
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         """
