@@ -25,7 +25,7 @@ from tests.ingress.tokens_house import Ticks, client
 RIGHT = {"active": True, "client_id": "pusher", "scope": "records:write", "aud": "poller", "iss": "https://id.example"}
 
 
-def judge(fake: Fake, ticks: Ticks | None = None, **given: Any) -> IntrospectionVerifier:
+def judge(fake: Fake, ticks: Callable[[], float] | None = None, **given: Any) -> IntrospectionVerifier:
     settings = AuthSettings.model_validate(
         {"introspection_url": f"{fake.url}/look", "client_id": "me:", "client_secret": "s p+ä", **given}
     )
@@ -123,7 +123,9 @@ def test_s23_a_provider_in_trouble_decides_nothing_and_is_asked_again(status: st
 )
 def test_s23_a_provider_that_hangs_decides_nothing(act: Act) -> None:
     with provider(lambda _: act) as fake, pytest.raises(Undecided):
-        judge(fake, deadline="300ms").verify("t")
+        judge(fake, time.monotonic, deadline="300ms").verify("t")
+
+    assert len(fake.arrived) <= 2
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_a_provider_that_closes_idle_connections_is_asked_again() -> None:
         for number in range(5):
             assert asked.verify(f"t{number}").client == "pusher"
 
-    assert fake.connections == 5
+    assert fake.connections >= 5
 
 
 def test_a_provider_that_is_away_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
