@@ -131,6 +131,9 @@ class Counts:
                     self.polls.labels(name, outcome)
                 for cause in _CAUSES:
                     self.doubts.labels(name, cause)
+                self.blocks.labels(name)
+                # The one hold that no row in the database tells of, so that alerts look for its rise.
+                self.holds.labels(name, "flood")
 
     @contextmanager
     def of_route(self, name: str) -> Iterator[bool]:
