@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from poller import metrics
+from poller import gauges, metrics
+from poller.engine_room import EngineRoom
 from poller.errors import TransientError
 from poller.metrics import RouteFacts
 from poller.model import Measured, Page, SourceRecord
+from poller.once import run_once
 from poller.route import Schedule
 from poller.service import next_poll
+from poller.settings import load
 from poller.store.measuring import Measuring, finished_counts, finished_query, measured, unfinished_query
+from tests.cli_house import Place, place
 from tests.house import House
 from tests.scraping import NOW, counting, counts, every, scraped, standing, value
 
-__all__ = ["counting"]
+__all__ = ["counting", "place"]
 
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
@@ -150,3 +154,20 @@ def test_the_questions_are_answered_from_the_index_alone(house: House, query: An
 
     assert "USING COVERING INDEX ix_deliveries_due (route_id=? AND state=?)" in plan
     assert "SCAN deliveries" not in plan
+
+
+def test_a_route_that_a_reload_takes_away_ends_its_series(place: Place) -> None:
+    settings = load(place.settings)
+    room = EngineRoom(settings, place.settings)
+    gauges.begin(room, settings, next_poll)
+    assert run_once(room).all_delivered
+    assert 'route="helpdesk"' in metrics.exposition()[0].decode()
+
+    place.write(place.text.replace("[routes.helpdesk]", "[routes.helpdesk]\nenabled = false"))
+    less = load(place.settings)
+    room.use(less)
+    gauges.renew(room, less, next_poll)
+
+    assert 'route="helpdesk"' not in metrics.exposition()[0].decode()
+    assert value("poller_calls_total") > 0
+    room.close()
