@@ -312,7 +312,10 @@ def answers(data: bytes) -> Iterator[Got]:
         line, *fields = head.decode("latin-1").split("\r\n")
         version, status, *_ = line.split(" ")
         assert version == "HTTP/1.1", line
-        headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+        headers: dict[str, str] = {}
+        for name, _, value in (field.partition(":") for field in fields):
+            before = headers.get(name.lower())
+            headers[name.lower()] = value.strip() if before is None else f"{before}, {value.strip()}"
         if status == "100":
             continue
         length = int(headers.get("content-length", 0))
