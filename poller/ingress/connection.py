@@ -48,6 +48,8 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.known = False
         #: A thread is at it.
         self.busy = False
+        #: Another one has been given its place.
+        self.leaves = False
         #: A body was not read.
         self.unread = False
         #: SHA-256 of the client's certificate, in hexadecimal, where one was shown and verified.
@@ -92,12 +94,23 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
 
     def refuse(self, reason: str) -> bool:
         """Wait for the turn of a refusal; False: there is none, the connection is to end without a word."""
-        return self.server.refuse(reason)
+        return not self.leaves and self.server.refuse(reason)
+
+    def leave(self) -> None:
+        """Give way to another connection: whoever reads from it wakes, and lets go of it."""
+        self.leaves = True
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close_now(self) -> None:
+        """End a connection on which nothing was said, and that nobody counts."""
+        with suppress(OSError):
+            self.socket.close()
 
     def close(self) -> None:
         """End the connection; what still comes is taken for a moment, or a reset would overtake our answer."""
         with suppress(OSError, ValueError):
-            if self.unread:
+            if self.unread and not self.leaves:
                 self._drain()
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)

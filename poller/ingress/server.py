@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
@@ -198,19 +198,12 @@ class Server(HTTPServer):  # type: ignore[misc]
     def _enter(self, conn: Connection) -> bool:
         """Give a new connection a place, if need be that of another one."""
         with self._counting:
-            others = list(self._open) if len(self._open) >= self._most else []
+            staying = [each for each in self._open if not each.leaves]
+            # Those that leave have their descriptors still.
+            if len(self._open) >= 2 * self._most or (len(staying) >= self._most and not _make_one_leave(staying)):
+                conn.close_now()
+                return False
             self._open[conn] = None
-        if not others:
-            return True
-        now = time.monotonic()
-        idle = (each for each in others if not each.proven and now - each.since > _GIVES_WAY)
-        oldest = min(idle, key=lambda each: (each.known, each.since), default=None)
-        if oldest is None:
-            conn.close()
-            return False
-        # Whoever reads from it wakes, and lets go of it.
-        with suppress(OSError):
-            oldest.socket.shutdown(socket.SHUT_RDWR)
         return True
 
     def forget(self, conn: Connection) -> None:
@@ -232,3 +225,14 @@ class Server(HTTPServer):  # type: ignore[misc]
         """Tell what cheroot has to say; never what a client has sent."""
         if level >= logging.ERROR:
             log.error("crashed", error=f"the ingress: {msg.partition('(')[0][:100]}")
+
+
+def _make_one_leave(among: Sequence[Connection]) -> bool:
+    """End the connection that can be spared first; return whether there is any."""
+    now = time.monotonic()
+    idle = (each for each in among if not each.proven and now - each.since > _GIVES_WAY)
+    found = min(idle, key=lambda each: (each.known, each.since), default=None)
+    if found is None:
+        return False
+    found.leave()
+    return True
