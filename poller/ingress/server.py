@@ -18,7 +18,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +30,7 @@ from poller.ingress.incoming import Incoming, Outgoing
 from poller.ingress.limits import Pace
 from poller.ingress.settings import ServerSettings
 from poller.ingress.strict import StrictRequest
+from poller.ingress.threads import Threads
 from poller.logs import get_logger
 
 log = get_logger()
@@ -148,35 +148,6 @@ class _Tls:
         """Never used: see `Connection`."""
 
 
-class _Threads:
-    """What cheroot asks of its pool: as many threads as speak at once, and no more than there are places."""
-
-    def __init__(self, server: Server, most: int) -> None:
-        self._server = server
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="ingress")
-
-    def start(self) -> None:
-        """There is nothing to do before somebody comes."""
-
-    def put(self, connection: Connection) -> None:
-        with suppress(RuntimeError):  # it has just been stopped
-            self._pool.submit(self._serve, connection)
-
-    def _serve(self, connection: Connection) -> None:
-        kept = False
-        try:
-            kept = connection.communicate()
-        except Exception as error:  # noqa: BLE001  a thread of the pool would swallow it
-            log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
-        if kept:
-            self._server.put_conn(connection)
-        else:
-            connection.close()
-
-    def stop(self, _timeout: float) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
 class Server(HTTPServer):  # type: ignore[misc]
     """
     A server on one socket.
@@ -216,7 +187,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
         self._inode: int | None = None
-        self.requests = _Threads(self, settings.connections)
+        self.requests = Threads(self._speak, settings.connections)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
         self.socket = self._listen(settings)
         self.socket.settimeout(1)
@@ -293,6 +264,21 @@ class Server(HTTPServer):  # type: ignore[misc]
         elif self._enter(conn):
             conn.fresh = False
             self._connections.put(conn)
+
+    def _speak(self, connection: Connection) -> None:
+        """Answer one request, in a thread of the pool."""
+        kept = False
+        try:
+            kept = connection.communicate()
+        except Exception as error:  # noqa: BLE001  nobody else would tell of it
+            log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
+        try:
+            if kept:
+                self.put_conn(connection)
+        except Exception:  # noqa: BLE001  it has been stopped meanwhile
+            kept = False
+        if not kept:
+            connection.close()
 
     def _enter(self, conn: Connection) -> bool:
         """Give a new connection a place, if need be that of another one."""
