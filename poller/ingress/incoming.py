@@ -168,22 +168,37 @@ class Chunked:
 
 
 class Outgoing:
-    """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*."""
+    """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*, unless it is held back."""
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
+        self._held: bytearray | None = None
         self.bytes_written = 0
 
     def write(self, data: Any) -> int:  # noqa: ANN401  bytes of any kind
-        """Send all of *data*."""
-        self._socket.settimeout(self._seconds)
-        self._socket.sendall(data)
+        """Send all of *data*, or keep it."""
+        if self._held is not None:
+            self._held += data
+        else:
+            self._socket.settimeout(self._seconds)
+            self._socket.sendall(data)
         self.bytes_written += len(data)
         return len(data)
 
+    def hold(self) -> None:
+        """Keep what is written from now on."""
+        self._held = bytearray()
+
+    def release(self) -> None:
+        """Send what was kept."""
+        held, self._held = self._held, None
+        if held:
+            self._socket.settimeout(self._seconds)
+            self._socket.sendall(held)
+
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is kept back that could leave."""
 
     def close(self) -> None:
         """Nothing is to be let go of."""

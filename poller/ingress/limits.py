@@ -143,7 +143,8 @@ class Pace:
     """
     The pace at which refusals are told: a flood of forged requests waits for its answers, while who is known does not.
 
-    A few come at once; beyond that each takes its turn. Where the queue is too long for that, nothing is said at all.
+    A few come at once; beyond that each takes its turn. Where the queue is too long for that, nothing is said at all; as long as
+    it is not, the flood waits, which costs less than that it comes again.
 
     Args:
         per_second: Refusals told.
@@ -155,9 +156,9 @@ class Pace:
 
     def __init__(
         self,
-        per_second: float = 200.0,
+        per_second: float = 50.0,
         at_once: int = 50,
-        longest: float = 2.0,
+        longest: float = 10.0,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -169,11 +170,11 @@ class Pace:
         self._lock = threading.Lock()
 
     def turn(self) -> float | None:
-        """Return how many seconds to wait before the refusal is told; None: not at all, close the connection."""
+        """Return when the refusal is to be told; None: not at all, close the connection."""
         with self._lock:
             now = self._now()
             at = max(self._next, now - self._slack)
             if at - now > self._longest:
                 return None
             self._next = at + self._gap
-        return max(0.0, at - now)
+        return max(now, at)

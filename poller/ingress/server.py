@@ -1,16 +1,16 @@
 """
 The server below the application: cheroot, bounded in time, size and number.
 
-Connections that say nothing wait in cheroot's selector and cost no thread; one that has begun to speak gets a thread, and a
-time for its head and its body. Where all places are taken, the oldest connection that has proven nothing gives way, so that
-slow clients cannot keep others out. TLS shakes hands in a thread, and not where cheroot accepts.
+Connections that say nothing wait in cheroot's selector and cost no thread, and so do those that wait for a refusal; one that has
+begun to speak gets a thread, and a time for its head and its body. Where all places are taken, the oldest connection that has
+proven nothing gives way, those that are refused already first, so that slow clients cannot keep others out. TLS shakes hands
+in a thread, and not where cheroot accepts.
 
 Source: cheroot 11.1 (``server``, ``connections``), read; dependencies.md section 9.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cheroot.connections import ConnectionManager
-from cheroot.server import HTTPConnection, HTTPServer
+from cheroot.server import HTTPServer
 from cheroot.wsgi import Gateway_10
 
-from poller.ingress.incoming import Incoming, Outgoing
+from poller.ingress.connection import Connection
+from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
 from poller.ingress.settings import ServerSettings
-from poller.ingress.strict import StrictRequest
 from poller.ingress.threads import Threads
 from poller.logs import get_logger
 
@@ -39,91 +39,10 @@ log = get_logger()
 MOST_HEAD: Final = 16_384
 #: Seconds that a connection may be silent between two requests, or before its first.
 IDLE: Final = 30.0
-#: Seconds for an answer to be taken, and for a TLS handshake.
-WRITE: Final = 10.0
+#: Bodies that nobody wants and that are read to their end, at once.
+_DRAINS: Final = 8
 #: A connection of this age, in seconds, may have to give way.
 _GIVES_WAY: Final = 1.0
-#: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
-_DRAIN_BYTES, _DRAIN_SECONDS = 32_000_000, 2.0
-
-
-class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say nothing of it
-    """One connection of a client."""
-
-    RequestHandlerClass = StrictRequest
-    server: Server
-
-    def __init__(self, server: Server, connected: socket.socket, makefile: object = None) -> None:
-        super().__init__(server, connected, _nothing)
-        self.rfile = Incoming(connected, time.monotonic)
-        self.wfile = Outgoing(connected, WRITE)
-        #: When it came, or began its present request.
-        self.since = time.monotonic()
-        #: Somebody has proven who he is, in the present request.
-        self.proven = False
-        #: A body was not read.
-        self.unread = False
-        #: SHA-256 of the client's certificate, in hexadecimal, where one was shown and verified.
-        self.certificate: str | None = None
-        self.fresh = True
-        self._shaken = not isinstance(connected, ssl.SSLSocket)
-
-    def communicate(self) -> bool:
-        """Answer one request; return whether another may follow."""
-        self.fresh = self.proven = False
-        self.since = time.monotonic()
-        if not self._shaken and not self._shake():
-            return False
-        kept: bool = super().communicate()
-        return kept
-
-    def _shake(self) -> bool:
-        assert isinstance(self.socket, ssl.SSLSocket)  # noqa: S101  else there is nothing to shake
-        self.socket.settimeout(WRITE)
-        try:
-            self.socket.do_handshake()
-            shown = self.socket.getpeercert(binary_form=True)
-        except (OSError, ValueError) as error:
-            log.debug("handshake_failed", peer=self.remote_addr, error=getattr(error, "reason", None) or str(error))
-            return False
-        self.certificate = hashlib.sha256(shown).hexdigest() if shown else None
-        self._shaken = True
-        return True
-
-    def reading_head(self) -> None:
-        """Give the head its time."""
-        self.rfile.until = time.monotonic() + self.server.head_seconds
-
-    def reading_body(self) -> None:
-        """Give the body its time."""
-        self.rfile.until = time.monotonic() + self.server.body_seconds
-
-    def refuse(self, reason: str) -> bool:
-        """Wait for the turn of a refusal; False: there is none, the connection is to end without a word."""
-        return self.server.refuse(reason)
-
-    def close(self) -> None:
-        """End the connection; what still comes is taken for a moment, or a reset would overtake our answer."""
-        with suppress(OSError, ValueError):
-            if self.unread:
-                self._drain()
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        self.server.forget(self)
-
-    def _drain(self) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):
-            self.socket.settimeout(_DRAIN_SECONDS)
-        else:
-            self.socket.shutdown(socket.SHUT_WR)
-        until, taken = time.monotonic() + _DRAIN_SECONDS, 0
-        while taken < _DRAIN_BYTES and (left := until - time.monotonic()) > 0:
-            self.socket.settimeout(left)
-            data = self.socket.recv(65536)
-            if not data:
-                return
-            taken += len(data)
 
 
 class _Gateway(Gateway_10):  # type: ignore[misc]
@@ -182,12 +101,14 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.head_seconds = settings.head_timeout.total_seconds()
         self.body_seconds = settings.body_timeout.total_seconds()
         self.pace = Pace()
-        self._told = told
+        self.told = told
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
         self._inode: int | None = None
         self.requests = Threads(self._speak, settings.connections)
+        self.drains = threading.BoundedSemaphore(_DRAINS)
+        self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
         self.socket = self._listen(settings)
         self.socket.settimeout(1)
@@ -218,6 +139,7 @@ class Server(HTTPServer):  # type: ignore[misc]
     def begin(self) -> None:
         """Serve from now on, in threads of its own."""
         self.ready = True
+        self._holding.start()
         self._thread.start()
 
     @property
@@ -240,6 +162,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._connections.stop()
         self.socket.close()
         self._connections.close()
+        self._holding.stop()
         self.requests.stop(0)
         if isinstance(self.bind_addr, str):
             path = Path(self.bind_addr)
@@ -266,12 +189,21 @@ class Server(HTTPServer):  # type: ignore[misc]
             self._connections.put(conn)
 
     def _speak(self, connection: Connection) -> None:
-        """Answer one request, in a thread of the pool."""
+        """Answer one request, or tell of a refusal that has waited, in a thread of the pool."""
+        if connection.due is None:
+            self._answer(connection)
+        else:
+            connection.tell()
+
+    def _answer(self, connection: Connection) -> None:
         kept = False
         try:
             kept = connection.communicate()
         except Exception as error:  # noqa: BLE001  nobody else would tell of it
             log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
+        if connection.due is not None:
+            self._holding.put(connection, connection.due)
+            return
         try:
             if kept:
                 self.put_conn(connection)
@@ -283,13 +215,18 @@ class Server(HTTPServer):  # type: ignore[misc]
     def _enter(self, conn: Connection) -> bool:
         """Give a new connection a place, if need be that of another one."""
         with self._counting:
-            others = list(self._open) if len(self._open) >= self._most else []
             self._open[conn] = None
-        if not others:
-            return True
-        now = time.monotonic()
-        unproven = (each for each in others if not each.proven and now - each.since > _GIVES_WAY)
-        oldest = min(unproven, key=lambda each: each.since, default=None)
+            if len(self._open) <= self._most:
+                return True
+            now = time.monotonic()
+            unproven = (
+                each for each in self._open
+                if each is not conn and not each.proven and (each.due is not None or now - each.since > _GIVES_WAY)
+            )  # fmt: skip
+            oldest = min(unproven, key=lambda each: (each.due is None, each.since), default=None)
+            if oldest is not None:
+                # Counted out at once: it may wait for its turn to be told, which is nobody's place any more.
+                del self._open[oldest]
         if oldest is None:
             conn.close()
             return False
@@ -303,24 +240,10 @@ class Server(HTTPServer):  # type: ignore[misc]
         with self._counting:
             self._open.pop(conn, None)
 
-    def refuse(self, reason: str) -> bool:
-        """Wait for the turn of a refusal; see `Connection.refuse`."""
-        self._told(reason)
-        wait = self.pace.turn()
-        if wait is None:
-            return False
-        if wait:
-            time.sleep(wait)
-        return True
-
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002
         """Tell what cheroot has to say; never what a client has sent."""
         if level >= logging.ERROR:
             log.error("crashed", error=f"the ingress: {msg.partition('(')[0][:100]}")
-
-
-def _nothing(*_: object) -> None:
-    """Stand for a file of cheroot's: `Connection` has its own."""
 
 
 def _make_room(path: Path) -> None:

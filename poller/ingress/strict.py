@@ -21,7 +21,7 @@ from cheroot.server import HTTPRequest
 from poller.ingress.incoming import Chunked, Sized
 
 if TYPE_CHECKING:
-    from poller.ingress.server import Connection
+    from poller.ingress.connection import Connection
 
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
 _TARGET: Final = re.compile(rb"/[\x21\x24-\x7e]*")
@@ -138,10 +138,11 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
             self.ensure_headers_sent()
 
     def send_headers(self) -> None:
-        """Send the head of the answer; where the body was not read, the connection ends with it."""
+        """Send the head of the answer; where the body was not read, or it waits for its turn, the connection ends with it."""
         if self.rfile.remaining:
-            self.close_connection = True
             self.conn.unread = True
+        if self.conn.unread or self.conn.due is not None:
+            self.close_connection = True
         super().send_headers()
 
     def simple_response(self, status: str, msg: str = "") -> None:

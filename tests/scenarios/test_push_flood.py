@@ -7,7 +7,6 @@ every record that was answered 2xx is there, and is one incident.
 
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,13 +16,14 @@ from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.scenarios.world import COMMAND, ROOT, Fields, World, call, free_port, wait_for, world
+from tests.scenarios.world import ROOT, Fields, World, call, free_port, wait_for, world
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.xdist_group("alone")]
 
@@ -148,7 +148,7 @@ class Load:
         found: Fields = json.loads(said)
         return found
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,6 +174,13 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
+def refused(there: Pushed) -> int:
+    """Return how many requests were refused so far for want of a valid token."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{there.port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if "refusals_total" in line and "invalid_token" in line)
+
+
 def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
     # Nothing is delivered: the instance is down, and what is measured is the ingress.
     with pushed(tmp_path, instance=f"http://127.0.0.1:{free_port()}") as there, ExitStack() as loads:
@@ -187,7 +194,7 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         for number in range(PAIRS):
             alone = loads.enter_context(there.valid(known, f"a{number}-", seconds=SECONDS, rate=RATE)).result()
             flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 3)]
-            wait_for(lambda: threads(daemon.pid) > 100, "the flood")  # noqa: B023  it is waited for here
+            wait_for(lambda: refused(there) > 40 * number, "the flood")  # noqa: B023  it is waited for here
             before = time.time()
             with there.valid(known, f"f{number}-", seconds=SECONDS, rate=RATE, grace=30) as load:
                 flooded = load.result()
@@ -197,7 +204,7 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
                 statuses.update(each["statuses"])
             sizes.append(memory(daemon.pid))
             ratios.append(flooded["p99"] / alone["p99"])
-            gaps = [later - earlier for earlier, later in zip(polls, polls[1:], strict=False)]
+            gaps = [later - earlier for earlier, later in pairwise(polls)]
             print(
                 f"p99 {1000 * alone['p99']:.0f} ms alone, {1000 * flooded['p99']:.0f} ms in the flood "
                 f"(p50 {1000 * alone['p50']:.0f}, {1000 * flooded['p50']:.0f}): {ratios[-1]:.2f}; "
