@@ -2,14 +2,15 @@
 What is pushed becomes records, many requests in one commit.
 
 A request is answered only once its records are committed. Whoever finds the database free commits for all who wait by then:
-a flush to the disk costs the same for one record as for fifty.
+a flush to the disk costs the same for one record as for fifty. Everybody whose records are committed goes at once, and the
+first of those who came meanwhile is the next to commit.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,6 +37,13 @@ class _Waiting:
     keys: list[str]
     kept: list[Kept] | None = None
     error: TransientError | None = None
+    #: Set once it is settled, or has to commit for all.
+    turn: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is something to answer."""
+        return self.kept is not None or self.error is not None
 
 
 class Intake:
@@ -52,7 +60,8 @@ class Intake:
         self._routes = routes
         self._queue: list[_Waiting] = []
         self._queueing = threading.Lock()
-        self._committing = threading.Lock()
+        #: Somebody commits, or has been told to.
+        self._led = False
 
     def push(self, route: str, page: Page) -> list[Kept]:
         """
@@ -66,11 +75,11 @@ class Intake:
         one = _Waiting(self._routes()[route], page, keys_kept(page))
         with self._queueing:
             self._queue.append(one)
-        with self._committing:
-            if one.kept is None and one.error is None:
-                with self._queueing:
-                    batch, self._queue = self._queue, []
-                self._settle(batch)
+            leads, self._led = not self._led, True
+        if not leads:
+            one.turn.wait()
+        if not one.settled:
+            self._lead()
         if one.error is not None:
             raise one.error
         return one.kept or []
@@ -92,26 +101,59 @@ class Intake:
             raise TransientError(f"the database does not answer: {first_line(error)}") from error
         return _kept(found[key]) if key in found else None
 
-    def _settle(self, batch: Sequence[_Waiting]) -> None:
-        """Commit *batch*, whole or, where that fails, each for itself: nobody suffers for what another one sent."""
+    def _lead(self) -> None:
+        """Commit for all who wait, and let the next one do so for those who came meanwhile."""
+        batch: list[_Waiting] = []
         try:
-            self._commit(batch)
-        except SQLAlchemyError as error:
-            if len(batch) > 1:
-                for one in batch:
-                    self._settle([one])
-                return
-            log.error("database_failed", error=first_line(error))
-            batch[0].error = TransientError("the database does not take it now")
-        except Exception:
-            # Whoever waits must hear of it.
+            try:
+                self._commit(batch)
+            except SQLAlchemyError as error:
+                if not batch:
+                    # It could not even be begun, and would be as little for each of them.
+                    batch += self._take()
+                    self._failed(batch, error)
+                else:
+                    self._settle_each(batch, error)
+        finally:
+            # Whatever has happened: whoever waits must hear of it.
             for one in batch:
-                one.error = one.error or TransientError("it could not be stored")
-            raise
+                if not one.settled:
+                    one.error = TransientError("it could not be stored")
+                one.turn.set()
+            with self._queueing:
+                following = self._queue[0] if self._queue else None
+                self._led = following is not None
+            if following is not None:
+                following.turn.set()
 
-    def _commit(self, batch: Sequence[_Waiting]) -> None:
-        groups = list(_groups(batch))
+    def _take(self) -> list[_Waiting]:
+        with self._queueing:
+            batch, self._queue = self._queue, []
+        return batch
+
+    def _settle_each(self, batch: Sequence[_Waiting], error: SQLAlchemyError) -> None:
+        """Commit each of *batch* for itself: nobody suffers for what another one sent."""
+        if len(batch) == 1:
+            self._failed(batch, error)
+            return
+        for one in batch:
+            try:
+                self._commit([one])
+            except SQLAlchemyError as own:
+                self._failed([one], own)
+
+    @staticmethod
+    def _failed(batch: Sequence[_Waiting], error: SQLAlchemyError) -> None:
+        log.error("database_failed", error=first_line(error))
+        for one in batch:
+            one.error = TransientError("the database does not take it now")
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        """Commit *batch*; where it is empty, all who wait once the database is free, who are put into it."""
         with self._store.write() as connection:
+            if not batch:
+                batch += self._take()
+            groups = list(_groups(batch))
             done = [(group, *self._receive(connection, group)) for group in groups]
         for group, counts, lines in done:
             route = group[0].route

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from poller.commands.showing import as_json, clean, say, warn
 from poller.errors import SettingsError
-from poller.ingress.auth_settings import ACTS, CLIENT_ID, ClientSettings
+from poller.ingress.auth_settings import CLIENT_ID, USUAL, ClientSettings
 from poller.ingress.scrypt import ScryptHash
 from poller.settings import find_settings, load
 
@@ -86,7 +86,7 @@ def _block(asked: Asked, secret: str) -> str:
     """Return the client's piece of settings.toml."""
     given: dict[str, Any] = {
         "client_secret": ScryptHash.of(secret).text(),
-        "scopes": list(dict.fromkeys(asked.scopes or ACTS)),
+        "scopes": list(dict.fromkeys(asked.scopes or USUAL)),
     }
     if asked.routes:
         given["routes"] = list(dict.fromkeys(asked.routes))

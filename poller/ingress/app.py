@@ -35,6 +35,9 @@ USUAL: Final = 6000
 #: What a body of a token request may have, in bytes.
 _FORM: Final = 8192
 
+#: Refusals that wait for their turn whoever asks: a body that is not wanted costs more than one that is.
+_DEAR: Final = frozenset({408, 413})
+
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
@@ -97,7 +100,7 @@ class App:
             return self._answer(Request.of(environ), told)
         except Problem as problem:
             told.why = problem.why
-            if not environ["poller.connection"].proven:
+            if not environ["poller.connection"].proven or problem.status in _DEAR:
                 self._wait(environ, problem.reason or f"http_{problem.status}")
             elif problem.reason is not None:
                 metrics.refused(problem.reason)
@@ -111,7 +114,7 @@ class App:
 
     @staticmethod
     def _wait(environ: Mapping[str, Any], reason: str) -> None:
-        """Let whoever has proven nothing wait for a turn; where too many wait already, end the connection without a word."""
+        """Have the answer to whoever has proven nothing wait for its turn; where too many wait, end without a word."""
         if not environ["poller.connection"].refuse(reason):
             raise BrokenPipeError(errno.EPIPE, "refused without a word")
 

@@ -23,7 +23,9 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 
 #: ``records:write``, ``records:read``, ``poll``, each on all routes or on one; ``metrics`` is about no route.
 SCOPE: Final = re.compile(r"(?:records:write|records:read|poll)(?::[a-z0-9][a-z0-9-]{0,62})?|metrics")
-ACTS: Final = ("records:write", "records:read", "poll", "metrics")
+#: What a client is given where nothing is asked for.
+USUAL: Final = ("records:write", "records:read", "poll")
+ACTS: Final = (*USUAL, "metrics")
 #: A client's id as providers give them; it stands in access lines.
 CLIENT_ID: Final = r"^[\x21-\x7e]{1,200}$"
 

@@ -27,7 +27,7 @@ log = get_logger()
 #: Seconds for an answer to be taken, and for a TLS handshake.
 WRITE: Final = 10.0
 #: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
-_DRAIN_BYTES, _DRAIN_SECONDS = 32_000_000, 2.0
+_DRAIN_BYTES, _DRAIN_SECONDS = 16_000_000, 2.0
 
 
 class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say nothing of it
@@ -52,6 +52,8 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.leaves = False
         #: A body was not read.
         self.unread = False
+        #: When its refusal is told, which is kept until then; it ends with that. None: there is none that waits.
+        self.due: float | None = None
         #: SHA-256 of the client's certificate, in hexadecimal, where one was shown and verified.
         self.certificate: str | None = None
         self.fresh = True
@@ -93,8 +95,22 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.rfile.until = time.monotonic() + self.server.body_seconds
 
     def refuse(self, reason: str) -> bool:
-        """Wait for the turn of a refusal; False: there is none, the connection is to end without a word."""
-        return not self.leaves and self.server.refuse(reason)
+        """Have the refusal that is written next wait for its turn; False: there is none, end without a word."""
+        self.server.told(reason)
+        if self.leaves:
+            return False
+        now = time.monotonic()
+        at = self.server.pace.turn()
+        if at is not None and at > now:
+            self.due = at
+            self.wfile.hold()
+        return at is not None
+
+    def tell(self) -> None:
+        """Send the refusal that has waited, and end."""
+        with suppress(OSError):
+            self.wfile.release()
+        self.close()
 
     def leave(self) -> None:
         """Give way to another connection: whoever reads from it wakes, and lets go of it."""
@@ -110,8 +126,12 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
     def close(self) -> None:
         """End the connection; what still comes is taken for a moment, or a reset would overtake our answer."""
         with suppress(OSError, ValueError):
-            if self.unread and not self.leaves:
-                self._drain()
+            # In a flood of them not for all: it costs a thread and the bytes.
+            if self.unread and not self.leaves and self.server.drains.acquire(blocking=False):
+                try:
+                    self._drain()
+                finally:
+                    self.server.drains.release()
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()

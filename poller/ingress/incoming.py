@@ -181,16 +181,35 @@ class Chunked:
 
 
 class Outgoing:
-    """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*."""
+    """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*, unless it is held back."""
 
     def __init__(self, connected: socket.socket, seconds: float, now: Callable[[], float]) -> None:
         self._socket = connected
         self._seconds = seconds
         self._now = now
+        self._held: bytearray | None = None
         self.bytes_written = 0
 
     def write(self, data: Any) -> int:  # noqa: ANN401  bytes of any kind
-        """Send all of *data*."""
+        """Send all of *data*, or keep it."""
+        if self._held is not None:
+            self._held += data
+        else:
+            self._send(data)
+        self.bytes_written += len(data)
+        return len(data)
+
+    def hold(self) -> None:
+        """Keep what is written from now on."""
+        self._held = bytearray()
+
+    def release(self) -> None:
+        """Send what was kept."""
+        held, self._held = self._held, None
+        if held:
+            self._send(held)
+
+    def _send(self, data: Any) -> None:  # noqa: ANN401
         # TLS gives each record its own time in `sendall`: who takes one in a while would keep a thread for ever.
         until, left = self._now() + self._seconds, memoryview(data)
         while left:
@@ -200,11 +219,9 @@ class Outgoing:
             with _lost():
                 sent = self._socket.send(left)
             left = left[sent:]
-        self.bytes_written += len(data)
-        return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is kept back that could leave."""
 
     def close(self) -> None:
         """Nothing is to be let go of."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import ceil
 
 _MINUTE = 60.0
+#: Seconds of waiting from which on many do.
+_CROWD = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +145,12 @@ class Pace:
     """
     The pace at which refusals are told: a flood of forged requests waits for its answers, while who is known does not.
 
-    A few come at once; beyond that each takes its turn. Where the queue is too long for that, nothing is said at all.
+    Some come at once; beyond that each takes its turn, slower where many wait: one client that is wrong hardly notices. Where
+    the queue is too long for that, nothing is said at all; as long as it is not, the flood waits, which costs less than that
+    it comes again.
 
     Args:
-        per_second: Refusals told.
+        per_second: Refusals told while hardly anybody waits, and in a crowd.
 
         at_once: Before anybody has to wait.
 
@@ -155,13 +159,13 @@ class Pace:
 
     def __init__(
         self,
-        per_second: float = 200.0,
+        per_second: tuple[float, float] = (200.0, 50.0),
         at_once: int = 50,
-        longest: float = 2.0,
+        longest: float = 10.0,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gap = 1.0 / per_second
+        self._gap, self._crowded = (1.0 / each for each in per_second)
         self._slack = at_once * self._gap
         self._longest = longest
         self._now = now
@@ -169,11 +173,11 @@ class Pace:
         self._lock = threading.Lock()
 
     def turn(self) -> float | None:
-        """Return how many seconds to wait before the refusal is told; None: not at all, close the connection."""
+        """Return when the refusal is to be told; None: not at all, close the connection."""
         with self._lock:
             now = self._now()
             at = max(self._next, now - self._slack)
             if at - now > self._longest:
                 return None
-            self._next = at + self._gap
-        return max(0.0, at - now)
+            self._next = at + (self._gap if at - now < _CROWD else self._crowded)
+        return max(now, at)

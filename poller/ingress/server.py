@@ -1,10 +1,10 @@
 """
 The server below the application: cheroot, bounded in time, size and number.
 
-Connections that say nothing wait in cheroot's selector and cost no thread; one that has begun to speak gets a thread, and a
-time for its head and its body. Where all places are taken, the oldest connection on which nobody proven is being answered
-gives way, those that never proved anything first: neither slow clients nor idle ones can keep others out. TLS shakes hands in
-a thread, and not where cheroot accepts.
+Connections that say nothing wait in cheroot's selector and cost no thread, and so do those that wait for a refusal; one that has
+begun to speak gets a thread, and a time for its head and its body. Where all places are taken, the oldest connection on which
+nobody proven is being answered gives way, those that are refused or never proved anything first: neither slow clients nor
+idle ones can keep others out. TLS shakes hands in a thread, and not where cheroot accepts.
 
 Source: cheroot 11.1 (``server``, ``connections``), read; dependencies.md section 9.
 """
@@ -17,8 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Final
 
 from cheroot.connections import ConnectionManager
@@ -26,9 +24,11 @@ from cheroot.server import HTTPServer
 from cheroot.wsgi import Gateway_10
 
 from poller.ingress.connection import Connection
+from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
 from poller.ingress.listening import listen
 from poller.ingress.settings import ServerSettings
+from poller.ingress.threads import Threads
 from poller.logs import get_logger
 
 log = get_logger()
@@ -37,6 +37,8 @@ log = get_logger()
 MOST_HEAD: Final = 16_384
 #: Seconds that a connection may be silent between two requests, or before its first.
 IDLE: Final = 30.0
+#: Bodies that nobody wants and that are read to their end, at once.
+_DRAINS: Final = 8
 #: A connection of this age, in seconds, may have to give way.
 _GIVES_WAY: Final = 1.0
 
@@ -61,37 +63,6 @@ class _Tls:
 
     def makefile(self, *_: object) -> None:
         """Never used: see `Connection`."""
-
-
-class _Threads:
-    """What cheroot asks of its pool: as many threads as speak at once, and no more than there are places."""
-
-    def __init__(self, server: Server, most: int) -> None:
-        self._server = server
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="ingress")
-
-    def start(self) -> None:
-        """There is nothing to do before somebody comes."""
-
-    def put(self, connection: Connection) -> None:
-        with suppress(RuntimeError):  # it has just been stopped
-            self._pool.submit(self._serve, connection)
-
-    def _serve(self, connection: Connection) -> None:
-        kept = False
-        try:
-            kept = connection.communicate()
-        except OSError as error:
-            log.debug("connection_lost", peer=connection.remote_addr, error=str(error))
-        except Exception as error:  # noqa: BLE001  a thread of the pool would swallow it
-            log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
-        if kept:
-            self._server.put_conn(connection)
-        else:
-            connection.close()
-
-    def stop(self, _timeout: float) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Server(HTTPServer):  # type: ignore[misc]
@@ -128,12 +99,14 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.head_seconds = settings.head_timeout.total_seconds()
         self.body_seconds = settings.body_timeout.total_seconds()
         self.pace = Pace()
-        self._told = told
+        self.told = told
+        self.drains = threading.BoundedSemaphore(_DRAINS)
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
         self._listener = listen(settings)
-        self.requests = _Threads(self, settings.connections)
+        self.requests = Threads(self._speak, settings.connections)
+        self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
         self.socket = self._listener.socket
         if self._listener.path is None:
@@ -144,6 +117,7 @@ class Server(HTTPServer):  # type: ignore[misc]
     def begin(self) -> None:
         """Serve from now on, in threads of its own."""
         self.ready = True
+        self._holding.start()
         self._thread.start()
 
     @property
@@ -171,6 +145,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._connections.stop()
         self.socket.close()
         self._connections.close()
+        self._holding.stop()
         self.requests.stop(0)
         self._listener.remove()
         # Those whose turn in a thread has not come, and does not come any more.
@@ -195,6 +170,32 @@ class Server(HTTPServer):  # type: ignore[misc]
             conn.fresh = False
             self._connections.put(conn)
 
+    def _speak(self, conn: Connection) -> None:
+        """Answer one request, or tell of a refusal that has waited, in a thread of the pool; raises nothing."""
+        if conn.due is not None:
+            conn.tell()
+        else:
+            self._answer(conn)
+
+    def _answer(self, conn: Connection) -> None:
+        kept = False
+        try:
+            kept = conn.communicate()
+        except OSError as error:
+            log.debug("connection_lost", peer=conn.remote_addr, error=str(error))
+        except Exception as error:  # noqa: BLE001  nobody else would tell of it
+            log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
+        if conn.due is not None:
+            self._holding.put(conn, conn.due)
+            return
+        try:
+            if kept:
+                self.put_conn(conn)
+        except Exception:  # noqa: BLE001  it has been stopped meanwhile
+            kept = False
+        if not kept:
+            conn.close()
+
     def _enter(self, conn: Connection) -> bool:
         """Give a new connection a place, if need be that of another one."""
         with self._counting:
@@ -211,16 +212,6 @@ class Server(HTTPServer):  # type: ignore[misc]
         with self._counting:
             self._open.pop(conn, None)
 
-    def refuse(self, reason: str) -> bool:
-        """Wait for the turn of a refusal; see `Connection.refuse`."""
-        self._told(reason)
-        wait = self.pace.turn()
-        if wait is None:
-            return False
-        if wait:
-            time.sleep(wait)
-        return True
-
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002
         """Tell what cheroot has to say; never what a client has sent."""
         if level >= logging.ERROR:
@@ -230,8 +221,8 @@ class Server(HTTPServer):  # type: ignore[misc]
 def _make_one_leave(among: Sequence[Connection]) -> bool:
     """End the connection that can be spared first; return whether there is any."""
     now = time.monotonic()
-    idle = (each for each in among if not each.proven and now - each.since > _GIVES_WAY)
-    found = min(idle, key=lambda each: (each.known, each.since), default=None)
+    spared = (each for each in among if not each.proven and (each.due is not None or now - each.since > _GIVES_WAY))
+    found = min(spared, key=lambda each: (each.due is None, each.known, each.since), default=None)
     if found is None:
         return False
     found.leave()

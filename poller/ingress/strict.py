@@ -173,10 +173,11 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
             self.ensure_headers_sent()
 
     def send_headers(self) -> None:
-        """Send the head of the answer; where the body was not read, the connection ends with it."""
+        """Send the head of the answer; where the body was not read, or it waits for its turn, the connection ends with it."""
         if self.rfile.remaining:
-            self.close_connection = True
             self.conn.unread = True
+        if self.conn.unread or self.conn.due is not None:
+            self.close_connection = True
         super().send_headers()
 
     def simple_response(self, status: str, msg: str = "") -> None:
