@@ -349,7 +349,7 @@ def faults(here: World, chances: dict[str, float]) -> None:
     call("POST", f"{here.sandbox.helpdesk}/sandbox/faults", chances)
 
 
-@pytest.mark.timeout(7200 if LONG else 900)
+@pytest.mark.timeout(10_800 if LONG else 1800)
 def test_f67_two_routes_through_a_queue_lose_nothing_while_all_are_killed(mq: Broker, tmp_path: Path) -> None:
     number = seed()
     print(f"\nPOLLER_TEST_SEED={number}")
