@@ -46,7 +46,7 @@ def test_help_lists_what_is_built_and_nothing_else(place: Place) -> None:
     ended = place.poller("--help")
 
     listed = re.findall(r"^  ([a-z]+)  ", ended.stdout.partition("Commands:")[2], re.MULTILINE)
-    names = "run once check preview status records explain export retry skip rewind release migrate sandbox demo"
+    names = "run once check preview status records explain export retry skip rewind release client migrate sandbox demo"
     assert listed == sorted(names.split())
     assert ended.returncode == 0
     for name in listed:
