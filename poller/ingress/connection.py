@@ -116,7 +116,8 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         """Give way to another connection: whoever reads from it wakes, and lets go of it."""
         self.leaves = True
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+            # Not its own `shutdown`, which takes TLS off a socket that a thread goes on to read from.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
     def close_now(self) -> None:
         """End a connection on which nothing was said, and that nobody counts."""

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -158,8 +159,8 @@ class Server(HTTPServer):  # type: ignore[misc]
         while self.ready:
             try:
                 self._connections.run(self.expiration_interval)
-            except Exception as error:  # noqa: BLE001  one bad moment must not end it
-                log.error("crashed", error=f"the ingress failed to accept with {type(error).__name__}")
+            except Exception:  # noqa: BLE001  one bad moment must not end it
+                log.error("crashed", exception=traceback.format_exc())
                 time.sleep(0.1)
 
     def process_conn(self, conn: Connection) -> None:
@@ -183,8 +184,8 @@ class Server(HTTPServer):  # type: ignore[misc]
             kept = conn.communicate()
         except OSError as error:
             log.debug("connection_lost", peer=conn.remote_addr, error=str(error))
-        except Exception as error:  # noqa: BLE001  nobody else would tell of it
-            log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
+        except Exception:  # noqa: BLE001  nobody else would tell of it
+            log.error("crashed", exception=traceback.format_exc())
         if conn.due is not None:
             self._holding.put(conn, conn.due)
             return
