@@ -132,7 +132,10 @@ def _append(path: Path, block: str) -> None:
     text = path.read_text("utf-8")
     glue = "\n" if text.endswith("\n") or not text else "\n\n"
     # Beside it: relative paths in it lead to the same places, and a rename is one step.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise SettingsError([f"{path.name}: cannot be written in {path.parent}: {error.strerror}"]) from None
     made = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:

@@ -103,7 +103,8 @@ class AuthSettings(ReachSettings):
     @field_validator("audience")
     @classmethod
     def _some_audience(cls, audience: str | list[str] | None) -> str | list[str] | None:
-        if audience is not None and (not audience or "" in audience):
+        listed = [audience] if isinstance(audience, str) else audience
+        if listed is not None and (not listed or "" in listed):
             raise ValueError("an audience is some text, or a list of such")
         return audience
 

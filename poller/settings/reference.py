@@ -32,6 +32,8 @@ Every key of `settings.toml`. Written by `python -m poller.settings --reference`
 _DURATION = TypeAdapter(timedelta)
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B"))
+#: Tables whose keys are names of the admin's choice; elsewhere such keys are columns.
+_NAMED = frozenset({"routes", "server.clients"})
 
 Node = dict[str, Any]
 
@@ -81,7 +83,7 @@ def _tables(node: Node, path: str) -> Iterator[tuple[str, str]]:
         yield from _tables(items, path)
     for part in (node.get("additionalProperties"), *node.get("patternProperties", {}).values()):
         if isinstance(part, dict):
-            yield from _tables(part, f"{path}.{'NAME' if path == 'routes' else 'COLUMN'}")
+            yield from _tables(part, f"{path}.{'NAME' if path in _NAMED else 'COLUMN'}")
 
 
 def _section(name: str, places: dict[str, list[str]]) -> str:
