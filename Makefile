@@ -48,6 +48,10 @@ format: $(DEV_STAMP) ## put the code in order
 bench: $(DEV_STAMP) ## throughput and CPU per record
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
+.PHONY: outbound
+outbound: $(DEV_STAMP) ## messages per second to HTTP and ActiveMQ, beside bare clients
+	@$(BIN)/python benchmarks/outbound.py $(ARGS)
+
 .PHONY: revision
 revision: $(DEV_STAMP) ## a new migration from the difference between poller/tables.py and migrations/. m="add a column"
 	@$(BIN)/python .ci/revision.py "$(m)"

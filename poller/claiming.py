@@ -178,7 +178,7 @@ class Claiming:
         coming = self._ready[route.id] + BATCH * turn.preparing[route.name]
         # While the first creates go one at a time, the other workers have nothing better to do than to prepare.
         proving = route.sink.guarded and turn.effects.guards[route.name].proving
-        return coming < (BATCH if proving else 4) * route.concurrency and not turn.held(route)
+        return coming < (BATCH if proving else 4) * route.most_claimed and not turn.held(route)
 
     def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
         raised = [replace(claim, epoch=claim.epoch + 1) for claim in claims]
@@ -297,7 +297,7 @@ class _Turn:
             if remote.paused_until is not None and remote.paused_until > self.now:
                 return 0
             return 0 if self.in_flight[route.sink.remote] else 1
-        return route.concurrency - self.in_flight[route.sink.remote]
+        return route.most_claimed - self.in_flight[route.sink.remote]
 
     def blocked(self, route: Route) -> bool:
         """Return whether the route waits, or its one probe is already out."""

@@ -24,6 +24,7 @@ from poller.clock import Clock
 from poller.effects import Effects
 from poller.errors import DatabaseUnusable
 from poller.judging import judge
+from poller.lanes import Lanes
 from poller.lifecycle import LONGEST_RETRY_AFTER
 from poller.logs import get_logger
 from poller.model import State
@@ -69,6 +70,7 @@ class Dispatcher:
         self.lease = lease
         self._settle = settle
         self._mark = mark
+        self._lanes = Lanes(executor, self._unless_stopped)
         self._finished: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
         self._unsettled: list[Done] = []
         self._working: dict[int, Work] = {}
@@ -278,10 +280,17 @@ class Dispatcher:
                 self._working[claim.id] = work
             if isinstance(work, Send):
                 self._send_before[work.claims[0].intent.number] = self._send_until
-            self._executor.submit(self._work, work)
+            if isinstance(work, Send) and not work.route.sink.guarded:
+                self._lanes.add(work)
+            else:
+                self._executor.submit(self._work, work)
 
     def _work(self, work: Work) -> None:
         self._finished.put(work.run(self._clock.now))
+
+    def _unless_stopped(self, work: Send) -> None:
+        # Of what waits in a lane nothing has left; a stop need not wait for it.
+        self._finished.put(work.left(self._clock.now) if self._stopping.is_set() else work.run(self._clock.now))
 
     def _keep_leases(
         self, connection: Connection, routes: Mapping[str, Route], working: list[int], monotonic: float

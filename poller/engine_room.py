@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ from poller.dispatcher import Dispatcher
 from poller.errors import SettingsError
 from poller.marks import Mark
 from poller.migrate import upgrade
+from poller.ports import Closing
+from poller.route import Route
 from poller.settings import Settings, secrets
 from poller.store import open_store
 from poller.wiring import Gate, wire
@@ -27,6 +29,8 @@ log = logs.get_logger()
 
 #: More than any sum of ``concurrency``; threads are made only as they are needed.
 WORKERS = 256
+#: Seconds that farewells at the end may take, all together.
+_FAREWELL = 3.0
 
 
 class EngineRoom:
@@ -106,10 +110,12 @@ class EngineRoom:
             for name in sorted(settings.routes.keys() | was.routes.keys())
             if settings.routes.get(name) != was.routes.get(name)
         ]
+        before = self.routes
         self._settings = settings
         self.routes = routes
         self.dispatcher.lease = settings.maintenance.lease
         self.dispatcher.replace_routes(routes)
+        _let_go(before)
         return [name for name in changed if name != "routes"]
 
     def upkeep(self) -> list[tuple[str, timedelta, Callable[[], object]]]:
@@ -129,11 +135,26 @@ class EngineRoom:
 
     def close(self) -> None:
         """Close what is open; nothing may be under way any more."""
+        _let_go(self.routes).join(_FAREWELL)
         self.mark.close()
         self.store.close()
 
     def _wake(self) -> None:
         self.dispatcher.wake()
+
+
+def _let_go(routes: Mapping[str, Route]) -> threading.Thread:
+    """Close what the edges of *routes* keep open, beside whatever else goes on: a farewell to a broker takes its time."""
+    edges: list[object] = [edge for route in routes.values() for edge in (route.source, route.sink)]
+
+    def close() -> None:
+        for edge in edges:
+            if isinstance(edge, Closing):
+                edge.close()
+
+    closing = threading.Thread(target=close, name="closing", daemon=True)
+    closing.start()
+    return closing
 
 
 def _settle(settings: Settings) -> timedelta:

@@ -76,6 +76,19 @@ class Pushed(Protocol):
         ...
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A source or sink that keeps connections, threads or processes between two calls."""
+
+    def close(self) -> None:
+        """
+        Let go of what is idle.
+
+        Calls under way, and such as still come from work that was claimed before, go on, and keep nothing at their end.
+        """
+        ...
+
+
 class Sink(Protocol):
     """A place that records are delivered to."""
 

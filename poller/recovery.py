@@ -55,7 +55,6 @@ def hold(connection: Connection, routes: Mapping[str, Route], why: str, *, now: 
         by_operator = was.held_reason not in {None, REASON} and was.held_until is None
         if route.sink.guarded and not by_operator:
             standing.hold_route(connection, route.id, REASON, f"{why}; asking the instance", now=now, until=None)
-            metrics.held(route.name, REASON)
 
 
 def _held(connection: Connection, routes: Mapping[str, Route]) -> list[standing.RouteStanding]:
@@ -152,5 +151,6 @@ def _decide(connection: Connection, clock: Clock, route: Route, *, found: bool, 
     if baseline:
         error += "; this route has no finished baseline, so an operator decides: poller release " + route.name
     standing.hold_route(connection, route.id, REASON, error, now=now, until=until)
+    metrics.held(route.name, REASON)
     seconds = None if until is None else round((until - now).total_seconds(), 1)
     log.error("database_lost", route=route.name, error=error, seconds=seconds, looked_up_again=back)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from poller.errors import PollerError
+from poller.errors import NotSentError, PollerError
 from poller.lifecycle import Claim
 from poller.model import Prepared, Receipt, Record
 from poller.route import Route
@@ -40,6 +40,11 @@ class Send:
         started = now()
         result = self.route.deliver(self.claims[0])
         return Done(work=self, result=result, started=started, ended=now())
+
+    def left(self, now: Callable[[], datetime]) -> Done:
+        """Leave it be, before its first byte."""
+        at = now()
+        return Done(work=self, result=NotSentError("stopped before its first byte"), started=at, ended=at)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,18 @@ class StompSession:
             raise self._no_receipt(receipt)
         self._heard.receipts.discard(receipt)
 
+    def rehearse(self, destination: str) -> None:
+        """
+        Send an empty message in a transaction and take it back, so that nobody sees it: may we send there?
+
+        Raises:
+            TransientError, PermanentError, BlockedError: We may not, or cannot.
+        """
+        transaction = {"transaction": uuid4().hex}
+        self._frame("BEGIN", dict(transaction))
+        self._certain("SEND", transaction | {"destination": destination, "persistent": "true", "content-length": "0"})
+        self._certain("ABORT", transaction)
+
     def _frame(self, command: str, headers: dict[str, str], body: bytes = b"") -> None:
         try:
             self._protocol.send_frame(command, headers, body)

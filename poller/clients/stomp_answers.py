@@ -17,7 +17,11 @@ from poller.errors import BlockedError, PermanentError, PollerError, TransientEr
 _RIGHTS: Final = re.compile(
     r"user name|password|authenticat|authori[sz]|not allowed|access denied|credential|login", re.IGNORECASE
 )
-_SIZE: Final = re.compile(r"maximum \w+ (size|length) was exceeded|too (large|big|long)|larger than max", re.IGNORECASE)
+_SIZE: Final = re.compile(
+    # A connection that was "inactive for too long" says nothing of a message.
+    r"maximum \w+ (size|length) was exceeded|(message|frame|body|header|data)\b.{0,40}\btoo (large|big|long)|larger than max",
+    re.IGNORECASE,
+)
 _FULL: Final = re.compile(
     r"limit reached|usage manager|resourceallocation|no space|disk full|store is full", re.IGNORECASE
 )

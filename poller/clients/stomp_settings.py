@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
@@ -44,6 +45,11 @@ class StompSettings(Model):
     @field_validator("url")
     @classmethod
     def _address(cls, url: str, info: ValidationInfo) -> str:
+        # Not imported: it is slow, and most commands need no more than to know that it is there.
+        if find_spec("stomp") is None:
+            raise ValueError(
+                'stomp-py, which speaks to a broker, is not installed: pip install "incident-poller[activemq]" where poller runs'
+            )
         host, _ = address(url)
         plain = url.startswith("stomp://") and not is_loopback(host)
         if plain and not info.data.get("allow_plaintext", False):

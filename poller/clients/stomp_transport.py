@@ -10,6 +10,7 @@ Source: stomp-py 9.0 (``transport.BaseTransport``), Python's ssl: an SSL object 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -35,6 +36,7 @@ from stomp.transport import BaseTransport  # type: ignore[import-untyped]
 # It writes frames and tracebacks, and with them what is in records.
 logging.getLogger("stomp.py").setLevel(logging.CRITICAL)
 
+_CLOSED: Final = "it has closed the connection"
 _CHUNK: Final = 65536
 #: Milliseconds after which a waiting thread looks whether it should go on waiting.
 _LOOK: Final = 1000
@@ -140,7 +142,7 @@ class SocketTransport(BaseTransport):  # type: ignore[misc]  # it has no types
             rest = memoryview(encoded_frame)
             while rest:
                 if not self.running:
-                    raise Unwritten("it has closed the connection")
+                    raise Unwritten(_CLOSED)
                 if monotonic() > until:
                     # Nothing may follow half a frame, and nobody says why.
                     self.disconnect_socket()
@@ -159,7 +161,9 @@ class SocketTransport(BaseTransport):  # type: ignore[misc]  # it has no types
         except ssl.SSLWantReadError:
             self._wait(select.POLLIN, _TURN)
         except OSError as error:
-            raise Unwritten(words_for(error)) from None
+            # The reader closes the socket where the broker does.
+            closed = error.errno == errno.EBADF
+            raise Unwritten(_CLOSED if closed else words_for(error)) from None
         return 0
 
     def _read(self) -> bytes | None:

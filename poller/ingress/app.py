@@ -97,8 +97,8 @@ class App:
             return self._answer(Request.of(environ), told)
         except Problem as problem:
             told.why = problem.why
-            if problem.status == 401:
-                self._wait(environ, problem.reason or "refused")
+            if not environ["poller.connection"].proven:
+                self._wait(environ, problem.reason or f"http_{problem.status}")
             elif problem.reason is not None:
                 metrics.refused(problem.reason)
             return problem.answer()
@@ -111,7 +111,7 @@ class App:
 
     @staticmethod
     def _wait(environ: Mapping[str, Any], reason: str) -> None:
-        """Let the refused wait for their turn; where too many wait already, end the connection without a word."""
+        """Let whoever has proven nothing wait for a turn; where too many wait already, end the connection without a word."""
         if not environ["poller.connection"].refuse(reason):
             raise BrokenPipeError(errno.EPIPE, "refused without a word")
 
@@ -132,12 +132,12 @@ class App:
     def _known(self, request: Request, endpoint: Endpoint, values: Mapping[str, str], told: _Told) -> Answer:
         principal = self._callers.caller(request)
         told.client = principal.client
+        request.connection.proven = True
         route = values.get("route", "")
         act = endpoint.act or ""
+        quota = self._quota(principal, route)
         if not (principal.may(act, route) if route else act in principal.scopes):
             raise not_allowed(act, route or "any")
-        quota = self._quota(principal, route)
-        request.connection.proven = True
         with self._under_way.enter() as room:
             if not room:
                 raise Problem(503, "too many requests are under way", reason="busy", headers=[("Retry-After", "1")])

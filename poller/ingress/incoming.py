@@ -9,14 +9,17 @@ Source: RFC 9112 sections 6 and 7; cheroot 11.1 (``makefile``, ``server.ChunkedR
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 _CHUNK: Final = 65536
 #: Hexadecimal digits alone, with what may follow them; Python's int would also take "0x1f", "+1" and "1_0".
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 #: A line that gives a chunk's size, or of the trailer.
 _LINE: Final = 4096
 
@@ -38,6 +41,15 @@ class Body(Protocol):
             BadBody: It ended early, or is not framed as it should be.
         """
         ...
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """What breaks TLS ends the connection as a reset does; cheroot knows the latter."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ConnectionResetError(errno.ECONNRESET, error.reason or "TLS") from None
 
 
 class Incoming:
@@ -98,7 +110,8 @@ class Incoming:
         if left <= 0:
             raise TimeoutError("timed out")
         self._socket.settimeout(left)
-        data = self._socket.recv(_CHUNK)
+        with _lost():
+            data = self._socket.recv(_CHUNK)
         self._ended = not data
         self._bytes += data
         return bool(data)
@@ -170,15 +183,23 @@ class Chunked:
 class Outgoing:
     """What cheroot calls a ``wfile``: whatever is written leaves at once, or within *seconds*."""
 
-    def __init__(self, connected: socket.socket, seconds: float) -> None:
+    def __init__(self, connected: socket.socket, seconds: float, now: Callable[[], float]) -> None:
         self._socket = connected
         self._seconds = seconds
+        self._now = now
         self.bytes_written = 0
 
     def write(self, data: Any) -> int:  # noqa: ANN401  bytes of any kind
         """Send all of *data*."""
-        self._socket.settimeout(self._seconds)
-        self._socket.sendall(data)
+        # TLS gives each record its own time in `sendall`: who takes one in a while would keep a thread for ever.
+        until, left = self._now() + self._seconds, memoryview(data)
+        while left:
+            if (seconds := until - self._now()) <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(seconds)
+            with _lost():
+                sent = self._socket.send(left)
+            left = left[sent:]
         self.bytes_written += len(data)
         return len(data)
 

@@ -94,7 +94,7 @@ class Ingress:
         """Accept nobody any more, and let requests under way end, within a limit."""
         self._server.end()
         until = time.monotonic() + seconds
-        while self._app.under_way and time.monotonic() < until:
+        while self._server.answering and time.monotonic() < until:
             time.sleep(0.02)
 
     def _open(self, settings: ServerSettings) -> Server:

@@ -14,7 +14,7 @@ from poller.ingress.answers import Problem
 from poller.ingress.incoming import BadBody
 
 if TYPE_CHECKING:
-    from poller.ingress.server import Connection
+    from poller.ingress.connection import Connection
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _BASIC: Final = re.compile(r"basic +([A-Za-z0-9+/]+=*)", re.IGNORECASE)

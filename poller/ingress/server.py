@@ -2,35 +2,33 @@
 The server below the application: cheroot, bounded in time, size and number.
 
 Connections that say nothing wait in cheroot's selector and cost no thread; one that has begun to speak gets a thread, and a
-time for its head and its body. Where all places are taken, the oldest connection that has proven nothing gives way, so that
-slow clients cannot keep others out. TLS shakes hands in a thread, and not where cheroot accepts.
+time for its head and its body. Where all places are taken, the oldest connection on which nobody proven is being answered
+gives way, those that never proved anything first: neither slow clients nor idle ones can keep others out. TLS shakes hands in
+a thread, and not where cheroot accepts.
 
 Source: cheroot 11.1 (``server``, ``connections``), read; dependencies.md section 9.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from cheroot.connections import ConnectionManager
-from cheroot.server import HTTPConnection, HTTPServer
+from cheroot.server import HTTPServer
 from cheroot.wsgi import Gateway_10
 
-from poller.ingress.incoming import Incoming, Outgoing
+from poller.ingress.connection import Connection
 from poller.ingress.limits import Pace
+from poller.ingress.listening import listen
 from poller.ingress.settings import ServerSettings
-from poller.ingress.strict import StrictRequest
 from poller.logs import get_logger
 
 log = get_logger()
@@ -39,91 +37,8 @@ log = get_logger()
 MOST_HEAD: Final = 16_384
 #: Seconds that a connection may be silent between two requests, or before its first.
 IDLE: Final = 30.0
-#: Seconds for an answer to be taken, and for a TLS handshake.
-WRITE: Final = 10.0
 #: A connection of this age, in seconds, may have to give way.
 _GIVES_WAY: Final = 1.0
-#: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
-_DRAIN_BYTES, _DRAIN_SECONDS = 32_000_000, 2.0
-
-
-class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say nothing of it
-    """One connection of a client."""
-
-    RequestHandlerClass = StrictRequest
-    server: Server
-
-    def __init__(self, server: Server, connected: socket.socket, makefile: object = None) -> None:
-        super().__init__(server, connected, _nothing)
-        self.rfile = Incoming(connected, time.monotonic)
-        self.wfile = Outgoing(connected, WRITE)
-        #: When it came, or began its present request.
-        self.since = time.monotonic()
-        #: Somebody has proven who he is, in the present request.
-        self.proven = False
-        #: A body was not read.
-        self.unread = False
-        #: SHA-256 of the client's certificate, in hexadecimal, where one was shown and verified.
-        self.certificate: str | None = None
-        self.fresh = True
-        self._shaken = not isinstance(connected, ssl.SSLSocket)
-
-    def communicate(self) -> bool:
-        """Answer one request; return whether another may follow."""
-        self.fresh = self.proven = False
-        self.since = time.monotonic()
-        if not self._shaken and not self._shake():
-            return False
-        kept: bool = super().communicate()
-        return kept
-
-    def _shake(self) -> bool:
-        assert isinstance(self.socket, ssl.SSLSocket)  # noqa: S101  else there is nothing to shake
-        self.socket.settimeout(WRITE)
-        try:
-            self.socket.do_handshake()
-            shown = self.socket.getpeercert(binary_form=True)
-        except (OSError, ValueError) as error:
-            log.debug("handshake_failed", peer=self.remote_addr, error=getattr(error, "reason", None) or str(error))
-            return False
-        self.certificate = hashlib.sha256(shown).hexdigest() if shown else None
-        self._shaken = True
-        return True
-
-    def reading_head(self) -> None:
-        """Give the head its time."""
-        self.rfile.until = time.monotonic() + self.server.head_seconds
-
-    def reading_body(self) -> None:
-        """Give the body its time."""
-        self.rfile.until = time.monotonic() + self.server.body_seconds
-
-    def refuse(self, reason: str) -> bool:
-        """Wait for the turn of a refusal; False: there is none, the connection is to end without a word."""
-        return self.server.refuse(reason)
-
-    def close(self) -> None:
-        """End the connection; what still comes is taken for a moment, or a reset would overtake our answer."""
-        with suppress(OSError, ValueError):
-            if self.unread:
-                self._drain()
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        self.server.forget(self)
-
-    def _drain(self) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):
-            self.socket.settimeout(_DRAIN_SECONDS)
-        else:
-            self.socket.shutdown(socket.SHUT_WR)
-        until, taken = time.monotonic() + _DRAIN_SECONDS, 0
-        while taken < _DRAIN_BYTES and (left := until - time.monotonic()) > 0:
-            self.socket.settimeout(left)
-            data = self.socket.recv(65536)
-            if not data:
-                return
-            taken += len(data)
 
 
 class _Gateway(Gateway_10):  # type: ignore[misc]
@@ -166,6 +81,8 @@ class _Threads:
         kept = False
         try:
             kept = connection.communicate()
+        except OSError as error:
+            log.debug("connection_lost", peer=connection.remote_addr, error=str(error))
         except Exception as error:  # noqa: BLE001  a thread of the pool would swallow it
             log.error("crashed", error=f"the ingress failed with {type(error).__name__}")
         if kept:
@@ -215,34 +132,14 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
-        self._inode: int | None = None
+        self._listener = listen(settings)
         self.requests = _Threads(self, settings.connections)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
-        self.socket = self._listen(settings)
+        self.socket = self._listener.socket
+        if self._listener.path is None:
+            self.bind_addr = self.socket.getsockname()[:2]
         self.socket.settimeout(1)
         self._connections = ConnectionManager(self)
-
-    def _listen(self, settings: ServerSettings) -> socket.socket:
-        if settings.unix_path is None:
-            host, port = settings.address
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            found = socket.create_server((host, port), family=family, backlog=256)
-            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.bind_addr = found.getsockname()[:2]
-            return found
-        path = Path(settings.unix_path)
-        _make_room(path)
-        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # Whoever may enter the folder may connect: the proxy's user is another one than ours.
-            found.bind(str(path))
-            path.chmod(0o666)
-            found.listen(256)
-            self._inode = path.stat().st_ino
-        except OSError:
-            found.close()
-            raise
-        return found
 
     def begin(self) -> None:
         """Serve from now on, in threads of its own."""
@@ -253,6 +150,11 @@ class Server(HTTPServer):  # type: ignore[misc]
     def alive(self) -> bool:
         """Whether it still accepts."""
         return self._thread.is_alive()
+
+    @property
+    def answering(self) -> int:
+        """How many requests of somebody who is known are under way, up to the last byte of their answers."""
+        return sum(each.proven for each in list(self._open))
 
     @property
     def open_connections(self) -> int:
@@ -270,12 +172,11 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.socket.close()
         self._connections.close()
         self.requests.stop(0)
-        if isinstance(self.bind_addr, str):
-            path = Path(self.bind_addr)
-            with suppress(OSError):
-                # Another process may have made it its own meanwhile.
-                if path.stat().st_ino == self._inode:
-                    path.unlink()
+        self._listener.remove()
+        # Those whose turn in a thread has not come, and does not come any more.
+        for conn in list(self._open):
+            if not conn.busy:
+                conn.close()
 
     def serve(self) -> None:
         """Accept until `end`."""
@@ -297,19 +198,12 @@ class Server(HTTPServer):  # type: ignore[misc]
     def _enter(self, conn: Connection) -> bool:
         """Give a new connection a place, if need be that of another one."""
         with self._counting:
-            others = list(self._open) if len(self._open) >= self._most else []
+            staying = [each for each in self._open if not each.leaves]
+            # Those that leave have their descriptors still.
+            if len(self._open) >= 2 * self._most or (len(staying) >= self._most and not _make_one_leave(staying)):
+                conn.close_now()
+                return False
             self._open[conn] = None
-        if not others:
-            return True
-        now = time.monotonic()
-        unproven = (each for each in others if not each.proven and now - each.since > _GIVES_WAY)
-        oldest = min(unproven, key=lambda each: each.since, default=None)
-        if oldest is None:
-            conn.close()
-            return False
-        # Whoever reads from it wakes, and lets go of it.
-        with suppress(OSError):
-            oldest.socket.shutdown(socket.SHUT_RDWR)
         return True
 
     def forget(self, conn: Connection) -> None:
@@ -333,20 +227,12 @@ class Server(HTTPServer):  # type: ignore[misc]
             log.error("crashed", error=f"the ingress: {msg.partition('(')[0][:100]}")
 
 
-def _nothing(*_: object) -> None:
-    """Stand for a file of cheroot's: `Connection` has its own."""
-
-
-def _make_room(path: Path) -> None:
-    """Remove a socket that a process before us has left; whatever else is there stays."""
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            os.unlink(path)  # noqa: PTH108
-            return
-        except OSError:
-            return
-    raise OSError(98, "another process listens there")
+def _make_one_leave(among: Sequence[Connection]) -> bool:
+    """End the connection that can be spared first; return whether there is any."""
+    now = time.monotonic()
+    idle = (each for each in among if not each.proven and now - each.since > _GIVES_WAY)
+    found = min(idle, key=lambda each: (each.known, each.since), default=None)
+    if found is None:
+        return False
+    found.leave()
+    return True

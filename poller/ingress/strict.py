@@ -21,16 +21,18 @@ from cheroot.server import HTTPRequest
 from poller.ingress.incoming import Chunked, Sized
 
 if TYPE_CHECKING:
-    from poller.ingress.server import Connection
+    from poller.ingress.connection import Connection
 
+_FIRST: Final = re.compile(rb"([A-Z-]{1,32}) ([^ ]+) HTTP/([0-9])\.([0-9])\r\n")
+_TARGET: Final = re.compile(rb"/(?!/)[\x21\x24-\x7e]*")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
-_TARGET: Final = re.compile(rb"/[\x21\x24-\x7e]*")
 #: More than any client sends.
 MOST_FIELDS: Final = 100
 #: Two of them would be two meanings.
 _ONCE: Final = frozenset(
     {b"Authorization", b"Content-Encoding", b"Content-Length", b"Content-Type", b"Host", b"Transfer-Encoding"}
 )
+_FRAMING: Final = frozenset({b"Content-Length", b"Transfer-Encoding"})
 _WORDS: Final = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -65,13 +67,38 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
         super().parse_request()
 
     def read_request_line(self) -> bool:
-        """Read the first line; see cheroot."""
-        if not super().read_request_line():
+        """Read the first line; return whether the request may go on."""
+        line = self.rfile.readline()
+        self.started_request = True
+        if line == b"\r\n":
+            # RFC 9112 section 2.2: one empty line may come before it.
+            line = self.rfile.readline()
+        if not line:
             return False
-        if not _TARGET.fullmatch(self.uri):
-            self.simple_response("400 Bad Request", "the request target holds something other than printable ASCII")
+        try:
+            self._begin(line)
+        except BadHead as error:
+            self._refuse(error)
             return False
         return True
+
+    def _begin(self, line: bytes) -> None:
+        """Take the first line; cheroot would make a signed version of ``HTTP/+1.1``, and stumble over ``//[``."""
+        first = _FIRST.fullmatch(line)
+        if first is None:
+            raise BadHead(
+                "the request does not begin with a method, a target and a version on one line that ends in CRLF"
+            )
+        if first[3] != b"1" or first[4] not in b"01":
+            raise BadHead("HTTP/1.1 is spoken here", 505)
+        if not _TARGET.fullmatch(first[2]):
+            raise BadHead("the request target is no path of printable ASCII")
+        self.method, self.uri = first[1], first[2]
+        path, _, query = first[2].partition(b"?")
+        self.path, self.qs = path, query
+        self.authority = b""
+        self.response_protocol = f"HTTP/1.{first[4].decode()}"
+        self.request_protocol = self.response_protocol.encode()
 
     def read_request_headers(self) -> bool:
         """Read the fields into ``inheaders``; return whether the request may go on."""
@@ -82,11 +109,14 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
             self.simple_response("431 Request Header Fields Too Large", "the head of the request is too large")
             return False
         except BadHead as error:
-            self.simple_response(f"{error.status} {HTTPStatus(error.status).phrase}", str(error))
+            self._refuse(error)
             return False
-        if self.inheaders.get(b"Expect", b"").lower() == b"100-continue":
+        if self.inheaders.get(b"Expect", b"").lower() == b"100-continue" and self.response_protocol == "HTTP/1.1":
             self.conn.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
+
+    def _refuse(self, error: BadHead) -> None:
+        self.simple_response(f"{error.status} {HTTPStatus(error.status).phrase}", str(error))
 
     def _fields(self) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -98,6 +128,11 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
             if field is None:
                 raise BadHead("a header is not a name, a colon and a value on one line that ends in CRLF")
             name, value = field[1].title(), field[2].strip(b" \t")
+            if b"_" in name:
+                # WSGI, as CGI, would take it for the name with a hyphen; proxies do not.
+                if name.replace(b"_", b"-") in _FRAMING:
+                    raise BadHead("a header that frames the body has an underscore in its name")
+                continue
             if name in found:
                 if name in _ONCE:
                     raise BadHead(f"{name.decode()} comes twice")

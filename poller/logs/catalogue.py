@@ -256,8 +256,8 @@ EVENTS: dict[str, EventSpec] = {
     ),
     "introspection_failed": EventSpec(
         "warning",
-        "error",
-        "The provider did not say whether a token is valid; its caller got 503.",
+        "error, calls",
+        "The provider did not say whether a token is valid; its caller got 503. Told once a minute at most: `calls` since the last line.",
         "See `error`; 401 there is about our own client_id and client_secret.",
     ),
     "client_refused": EventSpec(

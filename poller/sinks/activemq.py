@@ -62,9 +62,13 @@ class ActivemqSink(UnguardedSink):
         self._translator.close()
 
     def reach(self) -> str:
-        """Let the broker let us in, and send nothing."""
-        self._open().close()
-        return f"{self.remote}: the broker lets us in; nothing was sent to {self._settings.destination}"
+        """Find out whether the broker lets us in and would take a message; it takes none."""
+        session = self._open()
+        try:
+            session.rehearse(self._settings.destination)
+        finally:
+            session.close()
+        return f"{self.remote}: the broker takes messages to {self._settings.destination}; one was tried and taken back"
 
     def freeze(self, record: Record) -> str:
         if "\0" in record.key + record.version + record.correlation_id:

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, Protocol
 
-from poller.clients.answers import is_sys_id
 from poller.clients.servicenow import ServiceNowSettings
-from poller.errors import BlockedError, TransientError
-from poller.formats import fingerprint, to_text
-from poller.model import Fields, Malformed, Page, SourceRecord
+from poller.errors import BlockedError
+from poller.formats import fingerprint
+from poller.model import Fields, Page, SourceRecord
 from poller.ports import Known, nothing_known
 from poller.sources.instants import SECOND
+from poller.sources.servicenow_rows import Place, display, ends, leads_somewhere, placed, unplaced, value
 from poller.sources.servicenow_settings import ServiceNowSourceSettings
 
 __all__ = ["ServiceNowSource", "ServiceNowSourceSettings"]
@@ -37,6 +36,8 @@ _STAMP: Final = "%Y-%m-%d %H:%M:%S"
 _OURS: Final = ("sys_id", "sys_updated_on", "sys_mod_count")
 #: Rows that are tried for the proof of the time zone; each may have changed meanwhile.
 _TRIES: Final = 3
+#: Pages in a row of which no row is shown to us, after which a poll does not go on.
+_UNSEEN: Final = 50
 
 
 class Client(Protocol):
@@ -51,14 +52,6 @@ class Client(Protocol):
     def table_page(
         self, table: str, query: str, fields: Sequence[str], limit: int, *, offset: int = 0, display: bool = False
     ) -> tuple[list[Fields], int | None]: ...
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class _Place:
-    """Where a page ended."""
-
-    stamp: str
-    sys_id: str
 
 
 class ServiceNowSource:
@@ -107,7 +100,7 @@ class ServiceNowSource:
             held = rows
         marks = [moment for moment in (stood, closed) if moment is not None]
         mark = f"{max(marks):{_STAMP}}" if marks else None
-        page = self._page(held)
+        page = self._page(held + (self._stampless() if since is None else []))
         yield Page(records=page.records, malformed=page.malformed, checkpoint=mark, last=True)
 
     # Times.
@@ -145,7 +138,7 @@ class ServiceNowSource:
         return datetime.fromtimestamp(self._wall(), UTC).date()
 
     def _newest(self) -> list[Fields]:
-        return self._ask("ORDERBYDESCsys_updated_on", ["sys_id"], _TRIES)[0]
+        return self._ask("sys_updated_onISNOTEMPTY^ORDERBYDESCsys_updated_on", ["sys_id"], _TRIES)[0]
 
     def _prove_zone(self, rows: Sequence[Fields]) -> None:
         """
@@ -155,11 +148,11 @@ class ServiceNowSource:
             BlockedError: It is read in another zone: rows would be missed. Or a column of the query is not seen.
         """
         for row in rows[-_TRIES:]:
-            this = f"sys_id={_value(row, 'sys_id')}"
+            this = f"sys_id={value(row, 'sys_id')}"
             columns = dict.fromkeys(["sys_id", "sys_updated_on", *self._settings.queried()])
             stamps, _ = self._ask(this, list(columns), 1)
             self._check_queried(stamps)
-            stamp = _value(stamps[0], "sys_updated_on") if stamps else ""
+            stamp = value(stamps[0], "sys_updated_on") if stamps else ""
             if stamp and self._ask(f"{this}^sys_updated_on={stamp}", ["sys_id"], 1)[0]:
                 self._proven_on = self._today()
                 return
@@ -178,7 +171,7 @@ class ServiceNowSource:
         """
         for column in self._settings.queried():
             # What lies behind an empty reference may be left out, although it is there.
-            if any(column not in row and _behind(row, column) for row in rows):
+            if any(column not in row and leads_somewhere(row, column) for row in rows):
                 raise BlockedError(
                     f'{self._settings.table}: no row shows the column "{column}" of the query, so the instance may drop that '
                     "condition and give every row; correct query, or let the integration user read that column"
@@ -193,19 +186,33 @@ class ServiceNowSource:
 
     def _pages(self, since: datetime | None) -> Iterator[list[Fields]]:
         """Yield rows, oldest first, until there are no more."""
-        place: _Place | None = None
-        offset, limit = 0, self._settings.page_size
-        while True:
+        place: Place | None = None
+        offset, limit, total = 0, self._settings.page_size, None
+        while offset < _UNSEEN * limit:
             query = self._query(since, place)
             rows, total = self._ask(query, self._columns, limit, offset=offset, display=bool(self._display))
-            if rows:
-                place = self._ends(rows, place)
+            # Once stamps are known to be seen, a row without one is alone in that.
+            shown = any(placed(row) for row in rows) or (bool(rows) and not self._proven)
+            if shown:
+                place = ends(self._settings.table, rows, place)
                 if not self._proven:
                     self._prove_zone(rows)
+            if rows:
                 yield rows
             if self._is_last(rows, total, offset):
                 return
-            offset = 0 if rows else offset + limit
+            offset = 0 if shown else offset + limit
+        raise BlockedError(
+            f"{self._settings.table}: {total} rows match, and the instance hides {offset} of them in a row from us; let the "
+            "integration user read what query asks for, or narrow query to what it may read"
+        )
+
+    def _stampless(self) -> list[Fields]:
+        """Return rows that were never stamped, as imports may leave them, and that no page holds; at most a page of them."""
+        query = self._bound(["sys_updated_onISEMPTY"]) + "^ORDERBYsys_id"
+        rows, _ = self._ask(query, self._columns, self._settings.page_size, display=bool(self._display))
+        # An instance that drops the condition gives all the others.
+        return [row for row in rows if not value(row, "sys_updated_on")]
 
     def _is_last(self, rows: list[Fields], total: int | None, offset: int) -> bool:
         """Return whether no page follows. The limit counts before rows are hidden from us, and may be lowered."""
@@ -214,80 +221,47 @@ class ServiceNowSource:
             return total is None or total <= offset + limit
         return total is not None and total <= offset + len(rows) < offset + limit
 
-    def _query(self, since: datetime | None, place: _Place | None) -> str:
+    def _query(self, since: datetime | None, place: Place | None) -> str:
+        """Return what asks for the rows behind *place*, or else since then, or else for all that have a stamp."""
+        if place is not None:
+            ours = [f"sys_updated_on>{place.stamp}", f"sys_updated_on={place.stamp}^sys_id>{place.sys_id}"]
+        else:
+            ours = [f"sys_updated_on>={since:{_STAMP}}"] if since is not None else ["sys_updated_onISNOTEMPTY"]
+        return self._bound(ours) + "^ORDERBYsys_updated_on^ORDERBYsys_id"
+
+    def _bound(self, ours: Sequence[str]) -> str:
         """
         Return the admin's query with our conditions in each of its sets.
 
         ``^OR`` binds to the condition beside it alone, so what is added behind it holds for all of a set.
         """
-        if place is not None:
-            ours = [f"sys_updated_on>{place.stamp}", f"sys_updated_on={place.stamp}^sys_id>{place.sys_id}"]
-        else:
-            ours = [f"sys_updated_on>={since:{_STAMP}}"] if since is not None else ["sys_idISNOTEMPTY"]
         sets = [
             f"{theirs}^{condition}" if theirs else condition
             for theirs in self._settings.query.split("^NQ")
             for condition in ours
         ]
-        return "^NQ".join(sets) + "^ORDERBYsys_updated_on^ORDERBYsys_id"
-
-    def _ends(self, rows: list[Fields], before: _Place | None) -> _Place:
-        """
-        Return where a page ends.
-
-        Raises:
-            TransientError: It is not what was asked for; going on would miss rows.
-
-            BlockedError: We cannot see what pages are told apart by.
-        """
-        places = [_Place(stamp=_value(row, "sys_updated_on"), sys_id=_value(row, "sys_id")) for row in rows]
-        if not all(len(each.stamp) == len("2026-11-24 01:02:03") and is_sys_id(each.sys_id) for each in places):
-            table = self._settings.table
-            raise BlockedError(f"{table}: sys_id or sys_updated_on is hidden; let the integration user read them")
-        if sorted(places) != places or (before is not None and places[0] <= before):
-            raise TransientError(
-                f"{self._settings.table}: the instance gave other rows, or in another order, than asked"
-            )
-        return places[-1]
+        return "^NQ".join(sets)
 
     def _page(self, rows: Sequence[Fields]) -> Page:
-        records = tuple(self._record(row) for row in rows if not self._ours(row))
-        malformed: tuple[Malformed, ...] = ()
-        return Page(records=records, malformed=malformed)
+        theirs = [row for row in rows if not self._ours(row)]
+        return Page(
+            records=tuple(self._record(row) for row in theirs if placed(row)),
+            malformed=tuple(unplaced(self._settings.table, row) for row in theirs if not placed(row)),
+        )
 
     def _ours(self, row: Fields) -> bool:
-        return bool(self._not_from) and _value(row, "correlation_id").startswith(self._not_from)
+        return bool(self._not_from) and value(row, "correlation_id").startswith(self._not_from)
 
     def _record(self, row: Fields) -> SourceRecord:
         fields: Fields = {
-            name: _display(row, column) if name in self._display else _value(row, column)
+            name: display(row, column) if name in self._display else value(row, column)
             for name, column in self._settings.fields.items()
         }
-        count = _value(row, "sys_mod_count") or "0"
+        count = value(row, "sys_mod_count") or "0"
         return SourceRecord(
-            key=_value(row, "sys_id"),
+            key=value(row, "sys_id"),
             version=f"{count}-{fingerprint(fields)[:12]}",
             fields=fields,
             # Not the count: it may begin anew. What is seen last within a second counts.
-            order=_value(row, "sys_updated_on"),
+            order=value(row, "sys_updated_on"),
         )
-
-
-def _value(row: Fields, column: str) -> str:
-    """Return a column as text; one that is hidden from us, or empty, is empty."""
-    found = row.get(column)
-    if isinstance(found, dict):
-        found = found.get("value")
-    return "" if found is None else to_text(found)
-
-
-def _behind(row: Fields, column: str) -> bool:
-    """Return whether a dot-walk leads somewhere in *row*; a column of the table itself does."""
-    reference, dot, _ = column.rpartition(".")
-    return not dot or bool(_value(row, reference))
-
-
-def _display(row: Fields, column: str) -> str:
-    found = row.get(column)
-    shown = found.get("display_value") if isinstance(found, dict) else found
-    return "" if shown is None else to_text(shown)

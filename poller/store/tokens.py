@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from poller.errors import DatabaseUnusable
 from poller.model import StoredToken
@@ -29,7 +29,7 @@ class Tokens:
             with self._store.write() as connection:
                 forget(connection, now=now)
                 keep(connection, token)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise DatabaseUnusable(f"database cannot be used: {first_line(error)}") from None
 
     def find(self, digest: str) -> StoredToken | None:
@@ -37,7 +37,7 @@ class Tokens:
         try:
             with self._store.read() as connection:
                 return find(connection, digest)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise DatabaseUnusable(f"database cannot be used: {first_line(error)}") from None
 
 

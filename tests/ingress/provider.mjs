@@ -10,7 +10,7 @@ import { pathToFileURL } from 'node:url';
 import path from 'node:path';
 
 const [port, folder] = [Number(process.argv[2]), process.argv[3]];
-// Modules are in FOLDER/../node_modules or wherever NODE_MODULES says; an ES module asks no NODE_PATH.
+// An ES module asks no NODE_PATH: the package is looked for from the folder that OIDC_MODULES names.
 const require = createRequire(path.join(process.env.OIDC_MODULES, 'x.js'));
 const { default: Provider } = await import(pathToFileURL(require.resolve('oidc-provider')).href);
 

@@ -13,7 +13,8 @@ from poller.ingress.scrypt import ScryptHash
 
 ISSUED = {"issuer": "https://id.example", "audience": "poller"}
 ASKED = {"introspection_url": "https://id.example/i", "client_id": "a", "client_secret": "b"}
-HASH = ScryptHash.of("a secret of somebody").text()
+#: Of "a secret of somebody"; written out, since workers of pytest-xdist must find the same tests.
+HASH = "$scrypt$ln=14,r=8,p=1$rdzSYVKzGXemWPoRR8inNA$OClWr6fPQNTtpnX6OEOlAK9+DsNObf+S0BTW2hnLt5A"
 
 
 @pytest.mark.parametrize(

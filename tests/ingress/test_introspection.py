@@ -17,6 +17,7 @@ import pytest
 from poller.clients.http import HttpRemote
 from poller.ingress.auth_settings import AuthSettings
 from poller.ingress.principal import Refused, Undecided
+from poller.ingress.tokens import introspection
 from poller.ingress.tokens.introspection import IntrospectionVerifier
 from tests.clients.fake import Act, Arrived, Fake, answer, serving
 from tests.ingress.tokens_house import Ticks, client
@@ -24,7 +25,7 @@ from tests.ingress.tokens_house import Ticks, client
 RIGHT = {"active": True, "client_id": "pusher", "scope": "records:write", "aud": "poller", "iss": "https://id.example"}
 
 
-def judge(fake: Fake, ticks: Ticks | None = None, **given: Any) -> IntrospectionVerifier:
+def judge(fake: Fake, ticks: Callable[[], float] | None = None, **given: Any) -> IntrospectionVerifier:
     settings = AuthSettings.model_validate(
         {"introspection_url": f"{fake.url}/look", "client_id": "me:", "client_secret": "s p+ä", **given}
     )
@@ -122,7 +123,9 @@ def test_s23_a_provider_in_trouble_decides_nothing_and_is_asked_again(status: st
 )
 def test_s23_a_provider_that_hangs_decides_nothing(act: Act) -> None:
     with provider(lambda _: act) as fake, pytest.raises(Undecided):
-        judge(fake, deadline="300ms").verify("t")
+        judge(fake, time.monotonic, deadline="300ms").verify("t")
+
+    assert len(fake.arrived) <= 2
 
 
 @pytest.mark.parametrize(
@@ -191,3 +194,30 @@ def test_one_token_is_asked_about_once_by_many_and_at_most_four_at_once() -> Non
     assert said.count("pusher") == 8
     assert max(most) <= 4
     assert len(fake.arrived) == 4
+
+
+def test_a_provider_that_closes_idle_connections_is_asked_again() -> None:
+    """Servers close what was idle without a word; the next question goes over a new connection."""
+    with provider(lambda _: Act(answer(json.dumps(RIGHT).encode()), then="close")) as fake:
+        asked = judge(fake)
+        for number in range(5):
+            assert asked.verify(f"t{number}").client == "pusher"
+
+    assert fake.connections >= 5
+
+
+def test_a_provider_that_is_away_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(introspection.log, "warning", lambda event, **keys: told.append({"event": event, **keys}))
+    ticks, counted = Ticks(), list[str]()
+    with provider({}) as fake:
+        asked = judge(fake, ticks)
+        monkeypatch.setattr(asked, "_count", counted.append)
+        for number in range(30):
+            if number == 29:
+                ticks.now += 60
+            with pytest.raises(Undecided):
+                asked.verify(f"t{number}")
+
+    assert [line["calls"] for line in told] == [1, 29]
+    assert counted == ["introspection_failed"] * 30

@@ -37,6 +37,9 @@ CHANGES = 20_000 if LONG else 2_000
 INCIDENTS = 100
 #: Versions that may be on their way before there are more, so that both halves of the way see everything.
 BACKLOG = 400
+#: Chances of each round, in which some incidents are changed and all of them read. A start takes seconds, so that with many
+#: more kills hardly anything would be on its way when the next one comes.
+BROKER_KILL, DAEMON_KILL = 0.08, 0.1
 #: Of receipts; and of answers, together.
 LOST = 0.05
 ANSWERS = {"inbox:lost_answer": 0.03, "inbox:500_after": 0.01, "inbox:reset": 0.01, "inbox:503": 0.01}
@@ -215,6 +218,7 @@ class Story:
         self._here = here
         self._read: Counter[Path] = Counter()
         self._begun = 0.0
+        self._ended = 0
 
     def observed(self, moment: float) -> bool:
         """Return whether a poll that began after *moment* has read all incidents."""
@@ -222,7 +226,9 @@ class Story:
         return self._begun > moment
 
     def read(self) -> None:
-        for daemon in self._here.daemons:
+        # One that was killed says nothing more.
+        before, self._ended = self._ended, max(0, len(self._here.daemons) - 1)
+        for daemon in self._here.daemons[before:]:
             with daemon.out.open("rb") as lines:
                 lines.seek(self._read[daemon.out])
                 for line in lines:
@@ -302,9 +308,9 @@ class Place:
             if self.people.made < CHANGES and self.backlog() < BACKLOG:
                 self.people.change(dice.randint(INCIDENTS // 2, INCIDENTS))
                 changed = time.time()
-            if dice.random() < 0.3:
+            if dice.random() < BROKER_KILL:
                 self.killer.strike()
-            if dice.random() < 0.4:
+            if dice.random() < DAEMON_KILL:
                 time.sleep(dice.uniform(0, 1.5))
                 last = self.here.daemons[-1]
                 assert last.ended is None, f"it ended by itself: {last.text()[-2000:]} {last.errors()}"

@@ -77,6 +77,10 @@ class Process:
         """The exit code, None while it runs."""
         return self._child.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def send(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 

@@ -203,9 +203,12 @@ def test_what_may_not_be_sent_any_more_is_not(broker: Broker) -> None:
 
 
 def test_the_broker_is_reached_without_sending(broker: Broker) -> None:
+    unwelcome = sink_of(broker, broker.queue(), username="reader")
+    with pytest.raises(BlockedError, match="rights on the destination"):
+        unwelcome.reach()
     queue = broker.queue()
     sink = sink_of(broker, queue)
-    assert "nothing was sent" in sink.reach()
+    assert f"takes messages to {queue}" in sink.reach()
     sink.close()
     assert taken(broker, queue, quiet=0.3) == []
 

@@ -217,6 +217,59 @@ def test_hidden_rows_make_short_and_empty_pages_and_are_not_the_end(sandbox: San
     client.close()
 
 
+def test_where_all_rows_are_hidden_the_poll_ends_after_some_pages_and_says_so(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    add(sandbox, *({"short_description": "x"} for _ in range(300)))
+    switch(sandbox, hide_incidents=True)
+    with pytest.raises(
+        BlockedError, match=r"300 rows match, and the instance hides 50 .* let the integration user read"
+    ):
+        keys(source(client, page_size=1))
+    assert reads(sandbox) <= 52
+    assert keys(source(client, page_size=200)) == []
+
+
+def test_a_row_that_was_never_stamped_is_a_dead_letter_and_stops_no_other(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    stamped = add(sandbox, *({"short_description": str(n)} for n in range(5)))
+    added = control(sandbox, "POST", "incidents", [{"short_description": "imported", "sys_updated_on": ""}])
+    bare, number = added["added"][0]["sys_id"], added["added"][0]["number"]
+    one = source(client, page_size=2)
+    pages = list(one.poll(None))
+    assert sorted(record.key for page in pages for record in page.records) == sorted(stamped)
+    ((dead,),) = [page.malformed for page in pages if page.malformed]
+    assert dead.key == bare
+    assert "the row has no sys_updated_on" in dead.reason
+    # It is asked for once a day, not by each poll, and is taken once it is stamped.
+    assert not any(page.malformed for page in one.poll(pages[-1].checkpoint))
+    control(sandbox, "POST", "change", {"number": number, "fields": {"short_description": "saved"}})
+    assert bare in keys(one, pages[-1].checkpoint)
+
+
+def test_a_row_that_hides_its_stamp_is_a_dead_letter_and_stops_no_other(
+    sandbox: Sandbox, client: ServiceNowClient
+) -> None:
+    class Hiding:
+        """An instance with a rule that hides one column of some rows."""
+
+        settings, skew_seconds, skew_measured = client.settings, 0.0, True
+
+        def table_page(self, *args: Any, **more: Any) -> Any:
+            rows, total = client.table_page(*args, **more)
+            for row in rows:
+                if row.get("short_description") == "secret":
+                    del row["sys_updated_on"]
+            return rows, total
+
+    added = add(sandbox, *({"short_description": text} for text in ("a", "secret", "b", "secret", "c")))
+    for size in (1, 2, 5):
+        pages = list(source(Hiding(), page_size=size).poll(None))
+        assert sorted(r.key for page in pages for r in page.records) == sorted(added[::2]), size
+        assert {each.key for page in pages for each in page.malformed} == set(added[1::2]), size
+
+
 def test_without_a_count_pages_are_read_until_one_is_empty(sandbox: Sandbox, client: ServiceNowClient) -> None:
     added = add(sandbox, *({"short_description": str(n)} for n in range(25)))
     switch(sandbox, total_count=False)

@@ -99,6 +99,11 @@ def _remotes(
             report.tell_all(guard(name, mode, remembered.proofs.get(key)))
     for name, route in enabled.items():
         report.tell_all(source(name, route, remembered.checkpoints.get(name), client))
+    if settings.server is not None:
+        # Late: who has no ingress need not wait for what it is made of.
+        from poller.commands.checking.ingress import ingress
+
+        report.tell_all(ingress(settings.server))
 
 
 def _instance(report: Report, client: ServiceNowClient, enabled: dict[str, Route]) -> None:

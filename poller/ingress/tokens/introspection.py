@@ -21,7 +21,7 @@ import orjson
 from poller.clients.http import Answer, HttpRemote
 from poller.clients.revealing import reveal
 from poller.clock import Clock
-from poller.errors import PollerError
+from poller.errors import PollerError, UnknownOutcome
 from poller.ingress.auth_settings import AuthSettings, ClientSettings
 from poller.ingress.principal import Principal, Refused, Undecided
 from poller.ingress.tokens.claims import (
@@ -84,7 +84,10 @@ class IntrospectionVerifier:
         self._remote = remote
         self._clients = clients
         self._wall = wall
+        self._clock = clock
         self._count = count
+        self._told_at = float("-inf")
+        self._untold = 0
         self._lock = threading.Lock()
         self._calls: dict[bytes, _Call] = {}
         self._good: Lasting[bytes, Principal] = Lasting(_MOST, clock)
@@ -130,8 +133,7 @@ class IntrospectionVerifier:
         try:
             claims = self._claims(token)
         except Undecided as error:
-            log.warning("introspection_failed", error=error.why)
-            self._count("introspection_failed")
+            self._tell(error.why)
             return error
         self._count("introspected")
         try:
@@ -141,6 +143,17 @@ class IntrospectionVerifier:
             return error
         self._good.put(digest, found, seconds)
         return found
+
+    def _tell(self, why: str) -> None:
+        """Log a failure, but once a minute at most: each caller makes one while the provider is away."""
+        self._count("introspection_failed")
+        with self._lock:
+            self._untold += 1
+            now, calls = self._clock(), self._untold
+            if now - self._told_at < _GOOD:
+                return
+            self._told_at, self._untold = now, 0
+        log.warning("introspection_failed", error=why, calls=calls)
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         """
@@ -162,23 +175,39 @@ class IntrospectionVerifier:
         return found
 
     def _answer(self, token: str) -> Answer:
-        settings = self._settings
-        assert settings.introspection_url is not None and settings.client_secret is not None  # noqa: PT018, S101  as checked
-        client_id = settings.client_id or ""
         form = {"token": token, "token_type_hint": "access_token"}
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         try:
-            secret = reveal(settings.client_secret)
-            if settings.client_auth == "basic":
-                pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
-                headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-            else:
-                form |= {"client_id": client_id, "client_secret": secret}
-            return self._remote.request(
-                "POST", settings.introspection_url, headers=headers, body=urlencode(form).encode()
-            )
+            self._sign(form, headers)
+            body = urlencode(form).encode()
+            deadline = self._settings.deadline.total_seconds()
+            began = self._clock()
+            try:
+                return self._send(headers, body, deadline)
+            except UnknownOutcome:
+                # Most likely a connection that the provider closed as we wrote. Asking changes nothing, so it is asked once more,
+                # within the time of the first.
+                left = deadline - (self._clock() - began)
+                if left <= 0:
+                    raise
+                return self._send(headers, body, left)
         except (PollerError, ValueError) as error:
             raise Undecided(f"introspection_url: {error}") from None
+
+    def _sign(self, form: dict[str, str], headers: dict[str, str]) -> None:
+        """Put our own id and secret where the settings say; the secret is read anew each time."""
+        settings = self._settings
+        assert settings.client_id is not None and settings.client_secret is not None  # noqa: PT018, S101  as the settings demand
+        secret = reveal(settings.client_secret)
+        if settings.client_auth == "basic":
+            pair = f"{quote_plus(settings.client_id)}:{quote_plus(secret)}"
+            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        else:
+            form |= {"client_id": settings.client_id, "client_secret": secret}
+
+    def _send(self, headers: Mapping[str, str], body: bytes, deadline: float) -> Answer:
+        url = self._settings.introspection_url or ""
+        return self._remote.request("POST", url, headers=headers, body=body, deadline=deadline)
 
     def _judged(self, claims: Mapping[str, Any]) -> tuple[Principal, float]:
         """Return whose token it is, and for how many seconds that may be believed."""

@@ -1,0 +1,135 @@
+"""
+One connection of a client: its TLS, its times, and its end.
+
+Source: cheroot 11.1 (``HTTPConnection``), read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from cheroot.server import HTTPConnection
+
+from poller.ingress.incoming import Incoming, Outgoing
+from poller.ingress.strict import StrictRequest
+from poller.logs import get_logger
+
+if TYPE_CHECKING:
+    from poller.ingress.server import Server
+
+log = get_logger()
+
+#: Seconds for an answer to be taken, and for a TLS handshake.
+WRITE: Final = 10.0
+#: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
+_DRAIN_BYTES, _DRAIN_SECONDS = 32_000_000, 2.0
+
+
+class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say nothing of it
+    """One connection of a client."""
+
+    RequestHandlerClass = StrictRequest
+    server: Server
+
+    def __init__(self, server: Server, connected: socket.socket, makefile: object = None) -> None:
+        super().__init__(server, connected, _nothing)
+        self.rfile = Incoming(connected, time.monotonic)
+        self.wfile = Outgoing(connected, WRITE, time.monotonic)
+        #: When it came, or began its present request.
+        self.since = time.monotonic()
+        #: Somebody has proven who he is, in the request that is being answered.
+        self.proven = False
+        #: Somebody has done so in an earlier one.
+        self.known = False
+        #: A thread is at it.
+        self.busy = False
+        #: Another one has been given its place.
+        self.leaves = False
+        #: A body was not read.
+        self.unread = False
+        #: SHA-256 of the client's certificate, in hexadecimal, where one was shown and verified.
+        self.certificate: str | None = None
+        self.fresh = True
+        self._shaken = not isinstance(connected, ssl.SSLSocket)
+
+    def communicate(self) -> bool:
+        """Answer one request; return whether another may follow."""
+        self.busy, self.fresh = True, False
+        self.since = time.monotonic()
+        try:
+            if not self._shaken and not self._shake():
+                return False
+            kept: bool = super().communicate()
+            return kept
+        finally:
+            self.known |= self.proven
+            self.busy = self.proven = False
+            self.since = time.monotonic()
+
+    def _shake(self) -> bool:
+        assert isinstance(self.socket, ssl.SSLSocket)  # noqa: S101  else there is nothing to shake
+        self.socket.settimeout(WRITE)
+        try:
+            self.socket.do_handshake()
+            shown = self.socket.getpeercert(binary_form=True)
+        except (OSError, ValueError) as error:
+            log.debug("handshake_failed", peer=self.remote_addr, error=getattr(error, "reason", None) or str(error))
+            return False
+        self.certificate = hashlib.sha256(shown).hexdigest() if shown else None
+        self._shaken = True
+        return True
+
+    def reading_head(self) -> None:
+        """Give the head its time."""
+        self.rfile.until = time.monotonic() + self.server.head_seconds
+
+    def reading_body(self) -> None:
+        """Give the body its time."""
+        self.rfile.until = time.monotonic() + self.server.body_seconds
+
+    def refuse(self, reason: str) -> bool:
+        """Wait for the turn of a refusal; False: there is none, the connection is to end without a word."""
+        return not self.leaves and self.server.refuse(reason)
+
+    def leave(self) -> None:
+        """Give way to another connection: whoever reads from it wakes, and lets go of it."""
+        self.leaves = True
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close_now(self) -> None:
+        """End a connection on which nothing was said, and that nobody counts."""
+        with suppress(OSError):
+            self.socket.close()
+
+    def close(self) -> None:
+        """End the connection; what still comes is taken for a moment, or a reset would overtake our answer."""
+        with suppress(OSError, ValueError):
+            if self.unread and not self.leaves:
+                self._drain()
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self.server.forget(self)
+
+    def _drain(self) -> None:
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(_DRAIN_SECONDS)
+        else:
+            self.socket.shutdown(socket.SHUT_WR)
+        until, taken = time.monotonic() + _DRAIN_SECONDS, 0
+        while taken < _DRAIN_BYTES and (left := until - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            data = self.socket.recv(65536)
+            if not data:
+                return
+            taken += len(data)
+
+
+def _nothing(*_: object) -> None:
+    """Stand for a file of cheroot's: `Connection` has its own."""
