@@ -6,11 +6,11 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
-from poller.sandbox import changing, control, dice, door, faults, helpdesk, inbox, proxy, setups
-from poller.sandbox.options import Options, Switches, seconds
+from poller.sandbox import changing, control, dice, door, faults, helpdesk, inbox, proxy, rules, setups
+from poller.sandbox.options import Options, Rule, Switches, seconds
 from poller.sandbox.sandbox import Sandbox
 from poller.sandbox.store import StateError
 
@@ -42,12 +42,15 @@ def _count(most: int) -> Callable[[str], int]:
     return whole
 
 
-def _chance(text: str) -> tuple[str, float]:
-    name, _, chance = text.partition("=")
-    try:
-        return next(iter(dice.probabilities({name: float(chance)}, faults.KINDS).items()))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _chance(kinds: Mapping[str, frozenset[str]]) -> Callable[[str], tuple[str, float]]:
+    def chance(text: str) -> tuple[str, float]:
+        name, _, number = text.partition("=")
+        try:
+            return next(iter(dice.probabilities({name: float(number)}, kinds).items()))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return chance
 
 
 _PROG = "python -m poller.sandbox"
@@ -62,7 +65,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         description="A stand-in ServiceNow and a stand-in help desk. Prints one JSON line with their addresses, then serves.",
-        epilog=f"{_LOOKING}\nSet-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{changing.__doc__}\n{helpdesk.__doc__}\n{inbox.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
+        epilog=f"{_LOOKING}\nSet-ups:\n{setups.table()}\n\nFaults:\n{faults.table()}\n{control.__doc__}\n{rules.__doc__}{rules.table()}\n{changing.__doc__}\n{helpdesk.__doc__}\n{inbox.__doc__}\n{door.__doc__}\n{proxy.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -130,8 +133,48 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="calls at one time before a bare 429; 0: no limit (%(default)s)",
     )
     add("--setup", choices=tuple(setups.SETUPS), default="", metavar="NAME", help="one of the set-ups below")
-    add("--fault", type=_chance, action="append", default=[], metavar="NAME=PROB", help="may be given several times")
+    add(
+        "--fault",
+        type=_chance(faults.KINDS),
+        action="append",
+        default=[],
+        metavar="NAME=PROB",
+        help="may be given several times",
+    )
+    _add_rule(parser)
     return parser
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the business rule, which are told in `rules`."""
+    add = parser.add_argument_group("a business rule that calls out, see below").add_argument
+    for name, many in (("ring", "URL"), ("push", "URL"), ("fields", "COLUMN")):
+        add(f"--rule-{name}", action="append", default=[], metavar=many, help="may be given several times")
+    for name in ("query", "token-url", "client-id", "client-secret", "scope", "resource", "ca"):
+        add(f"--rule-{name}", default="")
+    add("--rule-auth", choices=("oauth", "basic", "none"), default="oauth", help="(%(default)s)")
+    add("--rule-client-auth", choices=("post", "basic"), default="post", help="(%(default)s)")
+    add("--rule-delay", type=_duration, default=2.0, metavar="2s")
+    add(
+        "--rule-fault",
+        type=_chance(rules.KINDS),
+        action="append",
+        default=[],
+        metavar="NAME=PROB",
+        help="may be given several times",
+    )
+
+
+def _rule(parser: argparse.ArgumentParser, given: dict[str, Any]) -> Rule:
+    """Return the business rule, whose options are taken out of *given*."""
+    taken = {name.removeprefix("rule_"): given.pop(name) for name in list(given) if name.startswith("rule_")}
+    chances = dict(taken.pop("fault"))
+    if sum(chances.values()) > 1:
+        parser.error("--rule-fault: the probabilities add up to more than 1")
+    try:
+        return Rule(faults=chances).changed(taken)
+    except ValueError as error:
+        parser.error(f"--rule: {error}")
 
 
 def options_from(argv: Sequence[str] | None = None, *, prog: str = _PROG) -> Options:
@@ -145,9 +188,10 @@ def options_from(argv: Sequence[str] | None = None, *, prog: str = _PROG) -> Opt
     chances = dict(given.pop("fault"))
     if sum(chances.values()) > 1:
         parser.error("--fault: the probabilities add up to more than 1")
+    rule = _rule(parser, given)
     given["insert_delay"] = given.pop("max_execution")
     of_switches = {name: given.pop(name) for name in list(given) if hasattr(Switches, name) or name == "late"}
-    options = Options(**given, faults=chances, switches=Switches(**of_switches))
+    options = Options(**given, faults=chances, rule=rule, switches=Switches(**of_switches))
     if options.setup:
         setups.apply(options.setup, options)
     return options

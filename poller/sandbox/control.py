@@ -13,7 +13,8 @@ POST /sandbox/change               changes incidents as a person at the desk doe
 GET /sandbox/faults, POST          probabilities by name; POST replaces them all
 POST /sandbox/next                 ``{"fault", "method", "path", "contains", "count"}`` for the next calls
 GET /sandbox/switch, POST          the switches; POST changes those named; ``revoke_all`` kills tokens
-POST /sandbox/reset                no faults, nothing ordered
+POST /sandbox/reset                no faults, nothing ordered; those of the business rule too
+GET /sandbox/rules, POST           a business rule that calls out, see `rules`
 =================================  ==============================================================
 """
 
@@ -28,6 +29,7 @@ from poller.sandbox.oauth import Gate
 from poller.sandbox.options import Json, Switches, seconds
 from poller.sandbox.people import named_row, user_row
 from poller.sandbox.reading import parameters
+from poller.sandbox.rules import Rules
 from poller.sandbox.store import Fields, Store, new_sys_id
 from poller.sandbox.tables import PRIORITY, TABLES
 from poller.sandbox.wire import Request, Response
@@ -87,7 +89,7 @@ def routed(request: Request, routes: dict[tuple[str, str], Answer]) -> Response:
 class Control:
     """Answers the control calls."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - put together in one place, Sandbox
         self,
         *,
         store: Store,
@@ -98,6 +100,7 @@ class Control:
         dice: Dice,
         writer: Writer,
         desk: Desk,
+        rules: Rules,
     ) -> None:
         self._store = store
         self._switches = switches
@@ -107,6 +110,7 @@ class Control:
         self._dice = dice
         self._writer = writer
         self._desk = desk
+        self._rules = rules
         self._routes: dict[tuple[str, str], Answer] = {
             ("GET", "/sandbox/ledger"): self._entries,
             ("GET", "/sandbox/incidents"): lambda _request: {"incidents": self._rows("incident")},
@@ -124,6 +128,11 @@ class Control:
             ("GET", "/sandbox/switch"): lambda _request: switches.shown(),
             ("POST", "/sandbox/switch"): self._switch,
             ("POST", "/sandbox/reset"): self._reset,
+            ("GET", "/sandbox/rules"): lambda _request: rules.shown(),
+            ("POST", "/sandbox/rules"): lambda request: rules.change(one(request)),
+            ("GET", "/sandbox/rules/sent"): lambda request: rules.sent(_after(request)),
+            ("GET", "/sandbox/rules/faults"): lambda _request: rules.dice.chances,
+            ("POST", "/sandbox/rules/faults"): self._set_rule_faults,
         }
 
     def answer(self, request: Request) -> Response:
@@ -131,7 +140,7 @@ class Control:
         return routed(request, self._routes)
 
     def _entries(self, request: Request) -> Json:
-        return {"entries": self._ledger.entries(int(parameters(request.query).get("after", "0")))}
+        return {"entries": self._ledger.entries(_after(request))}
 
     def _forget_counts(self, _request: Request) -> Json:
         self._ledger.forget_counts()
@@ -184,6 +193,10 @@ class Control:
         self._dice.replace(one(request))
         return self._dice.chances
 
+    def _set_rule_faults(self, request: Request) -> Json:
+        self._rules.dice.replace(one(request))
+        return self._rules.dice.chances
+
     def _order(self, request: Request) -> Json:
         self._dice.order(Ordered(**one(request)))
         return {}
@@ -201,4 +214,9 @@ class Control:
 
     def _reset(self, _request: Request) -> Json:
         self._dice.forget()
+        self._rules.dice.forget()
         return {}
+
+
+def _after(request: Request) -> int:
+    return int(parameters(request.query).get("after", "0"))

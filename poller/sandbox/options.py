@@ -7,7 +7,7 @@ turns on one way in which real instances differ from each other or go wrong.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 Json: TypeAlias = Any  # a JSON value, whatever it holds
@@ -118,6 +118,8 @@ _CHOICES = {
     "literals": ("utc", "user"),
     "unreadable": ("left-out", "empty"),
     "sys_id": ("honoured", "ignored", "refused"),
+    "auth": ("oauth", "basic", "none"),
+    "client_auth": ("post", "basic"),
 }
 
 
@@ -136,6 +138,50 @@ def _as_kind(name: str, kind: Json, value: Json) -> Json:
         message = f"{name}: expected {getattr(wanted, '__name__', wanted)}, got {value!r}"
         raise ValueError(message)
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A business rule that calls out; see `rules`."""
+
+    ring: list[str] = field(default_factory=list)
+    push: list[str] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    query: str = ""
+    auth: str = "oauth"
+    token_url: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    client_auth: str = "post"
+    scope: str = ""
+    resource: str = ""
+    ca: str = ""
+    delay: float = 2.0
+    faults: dict[str, float] = field(default_factory=dict)  # at the start; the dice have them then
+
+    def changed(self, wanted: Mapping[str, Json]) -> "Rule":
+        """
+        Return the rule with other values for the keys in *wanted*.
+
+        Raises:
+            ValueError: An unknown key or a value of the wrong kind.
+        """
+        kinds = {name: kind for name, kind in get_type_hints(type(self)).items() if name != "faults"}
+        if unknown := wanted.keys() - kinds:
+            message = f"unknown {', '.join(sorted(unknown))}; there are: {', '.join(sorted(kinds))}"
+            raise ValueError(message)
+        rule = replace(self, **{name: _as_kind(name, kinds[name], value) for name, value in wanted.items()})
+        if not all(str(url).startswith(("http://", "https://")) for url in (*rule.ring, *rule.push)):
+            message = "ring and push: expected addresses with http:// or https://"
+            raise ValueError(message)
+        if rule.auth == "oauth" and (rule.ring or rule.push) and not rule.token_url:
+            message = "token_url: with auth oauth, there must be one"
+            raise ValueError(message)
+        return rule
+
+    def shown(self) -> dict[str, Json]:
+        """Return every key by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "faults"}
 
 
 @dataclass(kw_only=True)
@@ -169,4 +215,5 @@ class Options:
     idle: float = 20.0  # keep-alive connections close after so many seconds without a request
     setup: str = ""  # name of a preset, see `setups`; people's incidents are there then
     faults: dict[str, float] = field(default_factory=dict)  # name: probability
+    rule: Rule = field(default_factory=Rule)
     switches: Switches = field(default_factory=Switches)

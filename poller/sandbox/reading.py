@@ -157,15 +157,19 @@ class Reader:
     def _matching(self, table: Table, query: Query, ask: Ask) -> list[Row]:
         if any(query.dropped) and self._switches.invalid_query == "no-rows":
             return []
-        context = Context(
-            read=lambda row, path: self.value(table.name, row, path) if "." in path else row.get(path, ""),
-            script=lambda text: self._script(text, ask.identity),
-            case_sensitive=self._switches.case_sensitive,
-        )
+        context = self.context(table.name, ask.identity)
         shortcut = narrowing(query, (*table.definition.indexed, "sys_id"))
         rows = table.all() if shortcut is None else table.among(*shortcut)
         test = compiled(query, context)
         return sorted_rows((row for row in rows if test(row)), query, context)
+
+    def context(self, table: str, identity: str) -> Context:
+        """Return what a query of *table* is run in."""
+        return Context(
+            read=lambda row, path: self.value(table, row, path) if "." in path else row.get(path, ""),
+            script=lambda text: self._script(text, identity),
+            case_sensitive=self._switches.case_sensitive,
+        )
 
     def hidden(self, table: str) -> bool:
         """Tell whether an ACL hides the rows of *table* from us."""

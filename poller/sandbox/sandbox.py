@@ -20,6 +20,7 @@ from poller.sandbox.people import describe, group, populate
 from poller.sandbox.proxy import ForwardProxy
 from poller.sandbox.reading import Patience, Reader
 from poller.sandbox.rights import Rights
+from poller.sandbox.rules import Rules
 from poller.sandbox.setups import people_have_reported
 from poller.sandbox.store import Store
 from poller.sandbox.table_api import TableApi
@@ -91,6 +92,7 @@ class Sandbox:
     def _assembled(self, dice: Dice) -> Instance:
         reader = Reader(self._store, self.switches, self._clock)
         writer = self._writer
+        self._rules = Rules(self._store, reader, self.options)
         control = Control(
             store=self._store,
             switches=self.switches,
@@ -100,6 +102,7 @@ class Sandbox:
             dice=dice,
             writer=writer,
             desk=Desk(self._store, reader, writer),
+            rules=self._rules,
         )
         return Instance(
             options=self.options,
@@ -144,6 +147,7 @@ class Sandbox:
         """Begin to serve; returns at once."""
         self._servicenow.start()
         self._helpdesk.start()
+        self._rules.start()
         if self.proxy is not None:
             self.proxy.start()
         if self.options.grow > 0:
@@ -154,6 +158,7 @@ class Sandbox:
         self._patience.over = True
         self._writer.commits.set()
         self._desk.finish()
+        self._rules.stop()
         self._servicenow.stop()
         self._helpdesk.stop()
         if self.proxy is not None:

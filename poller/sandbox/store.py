@@ -152,6 +152,7 @@ class Store:
         self.journal = Journal(path) if path else None
         self.seeded = False  # whether users and first tickets were made, perhaps in an earlier life
         self._numbers: dict[str, int] = {"incident": 10000}
+        self._watchers: dict[str, Callable[[Row], None]] = {}
         self._readers: dict[str, Callable[[Json], None]] = {
             "seeded": self._read_seeded,
             "row": self._read_row,
@@ -161,6 +162,10 @@ class Store:
     def reads(self, what: str, reader: Callable[[Json], None]) -> None:
         """Let *reader* have the journal's entries named *what*."""
         self._readers[what] = reader
+
+    def watch(self, table: str, watcher: Callable[[Row], None]) -> None:
+        """Let *watcher* have each row of *table* that is added or changed from now on; it must not take long."""
+        self._watchers[table] = watcher
 
     def load(self) -> None:
         """Read the journal back; every reader must be known by now."""
@@ -200,6 +205,7 @@ class Store:
                 return False
             self.write("row", [table, row, self._numbers.get(table, 0)])
             self.tables[table].put(row)
+            self._tell(table, row)
         return True
 
     def replace(self, table: str, row: Row) -> None:
@@ -207,6 +213,11 @@ class Store:
         with self.lock:
             self.write("row", [table, row, 0])
             self.tables[table].put(row)
+            self._tell(table, row)
+
+    def _tell(self, table: str, row: Row) -> None:
+        if (watcher := self._watchers.get(table)) is not None:
+            watcher(row)
 
     def remove(self, table: str, sys_id: str) -> bool:
         """Delete a row; False when there is none."""
