@@ -265,7 +265,8 @@ def test_records_come_alone_in_a_list_or_under_an_expression(tmp_path: Path) -> 
             assert ingress.push(value).status == 202
         assert ingress.push({"data": {"items": [one, {"id": 2}]}}, "listed").status == 202
         assert ingress.push({"id": 3}, "listed").status == 202
-        for wrong in ({"data": {"items": "x"}}, {"data": {}}, {"other": 1}):
+        faulty: list[Any] = [{"data": {"items": "x"}}, {"data": {}}, {"other": 1}]
+        for wrong in faulty:
             assert ingress.push(wrong, "listed").status == 400
         mixed = ingress.push([{"id": "good"}, {"no": "key"}, {"id": "good too"}])
 
