@@ -45,8 +45,9 @@ format: $(DEV_STAMP) ## put the code in order
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## throughput and CPU per record
+bench: $(DEV_STAMP) ## throughput and CPU per record, durable pushes per second
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
+	@$(BIN)/python benchmarks/push.py
 
 .PHONY: revision
 revision: $(DEV_STAMP) ## a new migration from the difference between poller/tables.py and migrations/. m="add a column"

@@ -13,6 +13,7 @@ requests in turn; one that is closed is opened anew. A job may also have:
 - ``grace``: seconds that answers may take beyond the end.
 - ``retry``: a request is sent again, with its key, until it is answered 2xx.
 - ``answered``: a file that gets a line for each key that was answered 2xx, at once.
+- ``stop``: a file; once it is there, nothing new is asked.
 - ``filler``: bytes of blanks that follow each body, for bodies that are large.
 - ``nice``: of the process, for a load that would come from other machines: its own work must not slow what is measured.
 """
@@ -45,6 +46,7 @@ class Load:
         self.count = 0
         self.begun = 0.0
         self.until = 0.0
+        self.stop = Path(job["stop"]) if "stop" in job else None
         self.answered: IO[str] | None = None
         self.kinds = [
             (one["name"], one["head"].encode(), one["body"].encode(), b" " * job.get("filler", 0))
@@ -55,6 +57,10 @@ class Load:
         """Return a key that nobody has used."""
         self.count += 1
         return f"{self.job.get('prefix', 'k')}{self.count}"
+
+    def over(self, at: float) -> bool:
+        """Return whether nothing new is asked any more."""
+        return self.until <= at or (self.stop is not None and self.stop.exists())
 
     async def run(self) -> dict[str, Any]:
         """Do it."""
@@ -87,7 +93,7 @@ class Load:
             if self.rate is not None and again is None:
                 at = self.begun + turn / self.rate
                 await asyncio.sleep(at - time.monotonic())
-            if (self.until <= at) if again is None else (again[2] + self.job["seconds"] + 60 <= at):
+            if self.over(at) if again is None else (again[2] + self.job["seconds"] + 60 <= at):
                 break
             kind = self.kinds[turn % len(self.kinds)]
             key, first = (self.key(), at) if again is None else again[1:]
@@ -150,7 +156,7 @@ class Wire(asyncio.Protocol):
 
     def _feed(self) -> None:
         # A large body in one piece would be copied again and again by asyncio.
-        while self._rest and self._takes and not self.closed:
+        while self._rest and self._takes and not self.closed and not self._transport.is_closing():
             self._transport.write(self._rest[:65536])
             self._rest = self._rest[65536:]
 

@@ -7,6 +7,7 @@ every record that was answered 2xx is there, and is one incident.
 
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ WORSE = 3.0
 GROWTH = 12.0
 
 #: How often the daemon is killed under the flood.
-KILLS = 5
+KILLS = 4
 
 PUSH = f"POST /routes/{ROUTE}/records HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 BODY = '{"id": "@KEY@", "requester": "abel.tuter", "subject": "Disk full", "body": "93 % of /var used"}'
@@ -184,6 +185,7 @@ def refused(there: Pushed) -> int:
     return sum(int(float(line.split()[-1])) for line in lines if "refusals_total" in line and "invalid_token" in line)
 
 
+@pytest.mark.timeout(600)
 def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
     # Nothing is delivered: the instance is down, and what is measured is the ingress.
     with pushed(tmp_path, instance=f"http://127.0.0.1:{free_port()}") as there, ExitStack() as loads:
@@ -229,6 +231,7 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         assert len(keys) == len(set(keys)) == statuses["valid 202"] + 2 * RATE
 
 
+@pytest.mark.timeout(600)
 def test_memory_and_threads_are_bounded(tmp_path: Path) -> None:
     with pushed(tmp_path, instance=f"http://127.0.0.1:{free_port()}") as there, ExitStack() as sockets:
         daemon = there.here.start()
@@ -264,6 +267,7 @@ def test_memory_and_threads_are_bounded(tmp_path: Path) -> None:
         assert slow - sizes[-1] <= 60
 
 
+@pytest.mark.timeout(600)
 def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) -> None:
     answered = tmp_path / "answered"
     answered.touch()
@@ -272,8 +276,8 @@ def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) ->
         daemon = there.here.start()
         known, rogue = there.token("known"), there.token("rogue")
         flood = [loads.enter_context(each) for each in there.hostile(rogue, 3600)]
-        more = {"retry": True, "answered": str(answered), "grace": 240}
-        valid = loads.enter_context(there.valid(known, "k", seconds=20, rate=20, **more))
+        more = {"retry": True, "answered": str(answered), "stop": str(tmp_path / "stop")}
+        valid = loads.enter_context(there.valid(known, "k", seconds=1200, rate=10, **more))
         for _ in range(KILLS):
             before = len(answered.read_text().splitlines())
             wait_for(lambda: len(answered.read_text().splitlines()) >= before + 15, "pushes")  # noqa: B023
@@ -283,6 +287,7 @@ def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) ->
             daemon = there.here.start()
 
             assert told <= {record["key"] for record in there.here.export()}
+        (tmp_path / "stop").touch()
         came = valid.result()
         for each in flood:
             each.__exit__()
@@ -297,5 +302,5 @@ def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) ->
         assert set(made.values()) == {1}
         assert sorted(records) == sorted(told)
         assert came["unanswered"] == 0
-        assert len(told) == came["good"] == came["statuses"]["valid 202"] == 20 * 20
+        assert len(told) == came["good"] == came["statuses"]["valid 202"] >= 15 * KILLS
         assert any(name != "valid 202" for name in came["statuses"]), "void: no push was disturbed"
