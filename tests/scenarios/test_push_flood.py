@@ -277,7 +277,7 @@ def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) ->
         known, rogue = there.token("known"), there.token("rogue")
         flood = [loads.enter_context(each) for each in there.hostile(rogue, 3600)]
         more = {"retry": True, "answered": str(answered), "stop": str(tmp_path / "stop")}
-        valid = loads.enter_context(there.valid(known, "k", seconds=1200, rate=10, **more))
+        valid = loads.enter_context(there.valid(known, "k", seconds=1200, rate=5, **more))
         for _ in range(KILLS):
             before = len(answered.read_text().splitlines())
             wait_for(lambda: len(answered.read_text().splitlines()) >= before + 15, "pushes")  # noqa: B023
