@@ -32,7 +32,7 @@ ROUTE, EVERY = "pushed", 0.5
 #: Connections, of both kinds, and pushes a second of those who are known.
 VALID, HOSTILE, RATE = 20, 180, 40
 #: Seconds of each load, and how often a pair of them is tried before the machine may not be blamed any more.
-SECONDS, PAIRS = 8.0, 3
+SECONDS, PAIRS = 10.0, 3
 #: Of the p99 under the flood to that without.
 WORSE = 3.0
 #: Megabytes that memory may grow by, from the end of the first flood to that of the last.
@@ -198,8 +198,10 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         ratios: list[float] = []
         for number in range(PAIRS):
             alone = loads.enter_context(there.valid(known, f"a{number}-", seconds=SECONDS, rate=RATE)).result()
-            flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 3)]
-            wait_for(lambda: refused(there) > 40 * number, "the flood")  # noqa: B023  it is waited for here
+            before_it = refused(there)
+            flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 8)]
+            # Not the start of its processes, which is this machine's work alone, but the flood is measured.
+            wait_for(lambda: refused(there) > before_it + 100, "the flood")  # noqa: B023  it is waited for here
             before = time.time()
             with there.valid(known, f"f{number}-", seconds=SECONDS, rate=RATE, grace=30) as load:
                 flooded = load.result()
