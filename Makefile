@@ -45,8 +45,9 @@ format: $(DEV_STAMP) ## put the code in order
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## throughput and CPU per record
+bench: $(DEV_STAMP) ## throughput and CPU per record, durable pushes per second
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
+	@$(BIN)/python benchmarks/push.py
 
 .PHONY: outbound
 outbound: $(DEV_STAMP) ## messages per second to HTTP and ActiveMQ, beside bare clients

@@ -13,7 +13,9 @@ requests in turn; one that is closed is opened anew. A job may also have:
 - ``grace``: seconds that answers may take beyond the end.
 - ``retry``: a request is sent again, with its key, until it is answered 2xx.
 - ``answered``: a file that gets a line for each key that was answered 2xx, at once.
+- ``stop``: a file; once it is there, nothing new is asked.
 - ``filler``: bytes of blanks that follow each body, for bodies that are large.
+- ``nice``: of the process, for a load that would come from other machines: its own work must not slow what is measured.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -43,6 +46,7 @@ class Load:
         self.count = 0
         self.begun = 0.0
         self.until = 0.0
+        self.stop = Path(job["stop"]) if "stop" in job else None
         self.answered: IO[str] | None = None
         self.kinds = [
             (one["name"], one["head"].encode(), one["body"].encode(), b" " * job.get("filler", 0))
@@ -53,6 +57,10 @@ class Load:
         """Return a key that nobody has used."""
         self.count += 1
         return f"{self.job.get('prefix', 'k')}{self.count}"
+
+    def over(self, at: float) -> bool:
+        """Return whether nothing new is asked any more."""
+        return self.until <= at or (self.stop is not None and self.stop.exists())
 
     async def run(self) -> dict[str, Any]:
         """Do it."""
@@ -85,7 +93,7 @@ class Load:
             if self.rate is not None and again is None:
                 at = self.begun + turn / self.rate
                 await asyncio.sleep(at - time.monotonic())
-            if (self.until <= at) if again is None else (again[2] + self.job["seconds"] + 60 <= at):
+            if self.over(at) if again is None else (again[2] + self.job["seconds"] + 60 <= at):
                 break
             kind = self.kinds[turn % len(self.kinds)]
             key, first = (self.key(), at) if again is None else again[1:]
@@ -132,6 +140,8 @@ class Wire(asyncio.Protocol):
         self.closed = False
         self._transport: Any = None
         self._bytes = b""
+        self._rest = memoryview(b"")
+        self._takes = True
         self._waiting: asyncio.Future[str] | None = None
 
     async def ask(self, data: bytes, filler: bytes) -> str:
@@ -140,9 +150,24 @@ class Wire(asyncio.Protocol):
         if self.closed:
             return "silent"
         self._transport.write(data)
-        if filler:
-            self._transport.write(filler)
+        self._rest = memoryview(filler)
+        self._feed()
         return await self._waiting
+
+    def _feed(self) -> None:
+        # A large body in one piece would be copied again and again by asyncio.
+        while self._rest and self._takes and not self.closed and not self._transport.is_closing():
+            self._transport.write(self._rest[:65536])
+            self._rest = self._rest[65536:]
+
+    def pause_writing(self) -> None:
+        """Send no more for now."""
+        self._takes = False
+
+    def resume_writing(self) -> None:
+        """Send on."""
+        self._takes = True
+        self._feed()
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401  asyncio's transports share no useful type
         """Take it."""
@@ -180,4 +205,6 @@ class Wire(asyncio.Protocol):
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(Load(json.load(sys.stdin)).run())))
+    asked = json.load(sys.stdin)
+    os.nice(asked.get("nice", 0))
+    print(json.dumps(asyncio.run(Load(asked).run())))

@@ -7,6 +7,7 @@ every record that was answered 2xx is there, and is one incident.
 
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -31,11 +32,14 @@ ROUTE, EVERY = "pushed", 0.5
 #: Connections, of both kinds, and pushes a second of those who are known.
 VALID, HOSTILE, RATE = 20, 180, 40
 #: Seconds of each load, and how often a pair of them is tried before the machine may not be blamed any more.
-SECONDS, PAIRS = 8.0, 3
+SECONDS, PAIRS = 10.0, 3
 #: Of the p99 under the flood to that without.
 WORSE = 3.0
 #: Megabytes that memory may grow by, from the end of the first flood to that of the last.
 GROWTH = 12.0
+
+#: How often the daemon is killed under the flood.
+KILLS = 4
 
 PUSH = f"POST /routes/{ROUTE}/records HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 BODY = '{"id": "@KEY@", "requester": "abel.tuter", "subject": "Disk full", "body": "93 % of /var used"}'
@@ -109,7 +113,7 @@ class Pushed:
             {"name": "forged large", "head": f"{PUSH}Authorization: Bearer {forgeries()[0]}\r\n", "body": BODY},
             {"name": "rogue large", "head": f"{PUSH}Authorization: Bearer {rogue}\r\n", "body": BODY},
         ]
-        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10}
+        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10, "nice": 10}
         few = HOSTILE // 6
         return [
             Load({**common, "connections": HOSTILE - few, "requests": forged}),
@@ -181,6 +185,7 @@ def refused(there: Pushed) -> int:
     return sum(int(float(line.split()[-1])) for line in lines if "refusals_total" in line and "invalid_token" in line)
 
 
+@pytest.mark.timeout(600)
 def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
     # Nothing is delivered: the instance is down, and what is measured is the ingress.
     with pushed(tmp_path, instance=f"http://127.0.0.1:{free_port()}") as there, ExitStack() as loads:
@@ -193,8 +198,10 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         ratios: list[float] = []
         for number in range(PAIRS):
             alone = loads.enter_context(there.valid(known, f"a{number}-", seconds=SECONDS, rate=RATE)).result()
-            flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 3)]
-            wait_for(lambda: refused(there) > 40 * number, "the flood")  # noqa: B023  it is waited for here
+            before_it = refused(there)
+            flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 8)]
+            # Not the start of its processes, which is this machine's work alone, but the flood is measured.
+            wait_for(lambda: refused(there) > before_it + 100, "the flood")  # noqa: B023  it is waited for here
             before = time.time()
             with there.valid(known, f"f{number}-", seconds=SECONDS, rate=RATE, grace=30) as load:
                 flooded = load.result()
@@ -224,3 +231,78 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         keys = [record["key"] for record in there.here.export()]
         assert not [key for key in keys if key.startswith("evil")]
         assert len(keys) == len(set(keys)) == statuses["valid 202"] + 2 * RATE
+
+
+@pytest.mark.timeout(600)
+def test_memory_and_threads_are_bounded(tmp_path: Path) -> None:
+    with pushed(tmp_path, instance=f"http://127.0.0.1:{free_port()}") as there, ExitStack() as sockets:
+        daemon = there.here.start()
+        known, rogue = there.token("known"), there.token("rogue")
+        sizes = []
+        for number in range(6):
+            with ExitStack() as loads:
+                flood = [loads.enter_context(each) for each in there.hostile(rogue, 4)]
+                valid = loads.enter_context(there.valid(known, f"m{number}-", seconds=4, rate=RATE, grace=30))
+                for each in [valid, *flood]:
+                    each.result()
+            sizes.append(memory(daemon.pid))
+        print(f"MB after each flood: {[round(size) for size in sizes]}, {threads(daemon.pid)} threads")
+
+        assert sizes[-1] - sizes[2] <= GROWTH
+
+        # As many as there are places: half of them say nothing, half never end their head.
+        for number in range(512):
+            connected = sockets.enter_context(socket.create_connection(("127.0.0.1", there.port)))
+            if number % 2:
+                connected.sendall(b"POST /routes/pushed/records HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        wait_for(lambda: threads(daemon.pid) > 200, "the slow")
+        most = threads(daemon.pid)
+        with there.valid(known, "slow-", seconds=5, rate=RATE, grace=30) as load:
+            served = load.result()
+        slow = memory(daemon.pid)
+        wait_for(lambda: threads(daemon.pid) < 60, "the threads to go", 60)
+        print(
+            f"{slow:.0f} MB and {most} threads under 512 slow ones, {threads(daemon.pid)} afterwards; {served['statuses']}"
+        )
+
+        assert set(served["statuses"]) == {"valid 202"}
+        assert slow - sizes[-1] <= 60
+
+
+@pytest.mark.timeout(600)
+def test_killed_under_a_flood_what_was_answered_is_there_once(tmp_path: Path) -> None:
+    answered = tmp_path / "answered"
+    answered.touch()
+    seen: list[int] = []
+    with pushed(tmp_path) as there, ExitStack() as loads:
+        daemon = there.here.start()
+        known, rogue = there.token("known"), there.token("rogue")
+        flood = [loads.enter_context(each) for each in there.hostile(rogue, 3600)]
+        more = {"retry": True, "answered": str(answered), "stop": str(tmp_path / "stop")}
+        valid = loads.enter_context(there.valid(known, "k", seconds=1200, rate=5, **more))
+        for _ in range(KILLS):
+            before = len(answered.read_text().splitlines())
+            wait_for(lambda: len(answered.read_text().splitlines()) >= before + 15, "pushes")  # noqa: B023
+            daemon.kill()
+            told = set(answered.read_text().splitlines())
+            seen.append(len(told))
+            daemon = there.here.start()
+
+            assert told <= {record["key"] for record in there.here.export()}
+        (tmp_path / "stop").touch()
+        came = valid.result()
+        for each in flood:
+            each.__exit__()
+        told = set(answered.read_text().splitlines())
+        wait_for(lambda: len(there.here.sandbox.incidents()) >= len(told), "the incidents", 120)
+        wait_for(lambda: {one["state"] for one in there.here.export()} == {"delivered"}, "the deliveries", 60)
+        records = [record["key"] for record in there.here.export()]
+        made = Counter(row["correlation_display"] for row in there.here.sandbox.incidents())
+        print(f"{len(told)} records, killed after {seen}; {came['statuses']}, p99 {came['p99']:.1f} s")
+
+        assert set(made) == {f"{ROUTE}/{key}" for key in told}
+        assert set(made.values()) == {1}
+        assert sorted(records) == sorted(told)
+        assert came["unanswered"] == 0
+        assert len(told) == came["good"] == came["statuses"]["valid 202"] >= 15 * KILLS
+        assert any(name != "valid 202" for name in came["statuses"]), "void: no push was disturbed"
