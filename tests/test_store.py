@@ -95,18 +95,6 @@ def test_the_same_page_twice_is_one_row_each(store: Store, receiver: Receiver) -
     assert (count(store, records), count(store, deliveries), count(store, payloads)) == (1200, 1200, 1200)
 
 
-def test_versions_of_one_key_in_one_push_are_each_owed_and_repeats_are_not(store: Store, receiver: Receiver) -> None:
-    pushed = replace(receiver, operation=Operation.SEND, changes=Operation.SEND, pushed=True)
-    (record,) = some("one")
-    versions = [replace(record, version=version, order=f"n{version}") for version in ("1", "2", "2", "3", "1")]
-
-    counts = take(store, pushed, Page(records=tuple(versions)))
-
-    owed = [row.version for row in ask(store, select(deliveries.c.version).order_by(deliveries.c.id))]
-    assert owed == ["1", "2", "3"]
-    assert (counts.new, counts.changed) == (1, 2)
-
-
 def test_the_same_page_from_four_threads_is_one_row_each(store: Store, receiver: Receiver) -> None:
     page = Page(records=some(*map(str, range(700))), last=True, checkpoint="5")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,10 +16,6 @@ _TYPES: Final = {
     "xml": ("application/xml", "text/xml"),
     "csv": ("text/csv", "application/csv"),
 }
-
-
-#: Of one record in one body. Each is a statement of its own, and the database has one writer.
-_MOST_VERSIONS: Final = 100
 
 
 class Records:
@@ -59,9 +54,6 @@ class Records:
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
             raise Problem(400, f"the body cannot be read: {said}") from None
-        keys = Counter(record.key for record in page.records)
-        if keys and max(keys.values()) > _MOST_VERSIONS:
-            raise Problem(400, f"more than {_MOST_VERSIONS} records of one key; send them in several requests")
         kept = self._house.push(route, page)
         return json_answer(202, {"route": route, "records": [_brief(each) for each in kept]})
 

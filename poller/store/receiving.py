@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, bindparam, insert, select, update
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
 from poller.store.changing import Change, names, owe_changes
-from poller.store.rows import apart, dump, upsert
+from poller.store.rows import chunks, dump, upsert
 from poller.store.standing import PollStanding
 from poller.tables import checkpoints, deliveries, payloads, records
 
@@ -85,7 +85,11 @@ def receive(
     """
     counts = Counts(malformed=len(page.malformed))
     arrivals = [_arrival(record, receiver) for record in page.records] + [_dead(each) for each in page.malformed]
-    for chunk in apart(arrivals, lambda each: (each.key, each.version), again=receiver.pushed):
+    # The same key twice on a page: the first stands, the later is a known one.
+    unique: dict[str, _Arrival] = {}
+    for arrival in arrivals:
+        unique.setdefault(arrival.key, arrival)
+    for chunk in chunks(unique.values()):
         new = _insert(connection, receiver, chunk, now)
         known = [arrival for arrival in chunk if arrival.key not in new]
         counts.new += sum(1 for arrival in chunk if arrival.key in new and arrival.note != MALFORMED)

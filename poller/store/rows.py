@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -28,31 +28,6 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def apart(items: Iterable[T], named: Callable[[T], tuple[str, str]], *, again: bool) -> Iterator[Sequence[T]]:
-    """
-    Yield *items* in lists of at most `CHUNK` in which no key comes twice.
-
-    Args:
-        named: Returns key and version.
-
-        again: Later versions of a key follow in later lists: who has sent them does not send them again. Else the first stands,
-            since the next poll finds what is current then.
-    """
-    rounds: list[list[T]] = [[]]
-    last: dict[str, tuple[int, str]] = {}  # by key: its last round, and its version there
-    for item in items:
-        key, version = named(item)
-        number, before = last.get(key, (-1, None))
-        if number >= 0 and (not again or version == before):
-            continue
-        if number + 1 == len(rounds):
-            rounds.append([])
-        rounds[number + 1].append(item)
-        last[key] = (number + 1, version)
-    for each in rounds:
-        yield from chunks(each)
 
 
 def dump(fields: Fields) -> str:

@@ -233,13 +233,3 @@ def test_s34_nothing_in_a_push_makes_us_call_anybody(ingress: Ingress) -> None:
         assert ringing.status == 404
         assert ingress.record(url).json["key"] == url
         assert calls == []
-
-
-def test_a_body_of_one_record_over_and_over_is_refused_whole(ingress: Ingress) -> None:
-    rows = [{"id": "over and over", "version": str(number), "title": "t"} for number in range(101)]
-
-    got = ingress.push(json.dumps(rows).encode())
-
-    assert got.status == 400
-    assert b"more than 100" in got.body
-    assert ingress.push(json.dumps(rows[:100]).encode()).status == 202
