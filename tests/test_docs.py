@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from poller.cli import main
+from poller.ingress.scrypt import ScryptHash
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -35,6 +36,11 @@ def blocks() -> Iterator[tuple[str, str]]:
 def completed(block: str) -> str:
     tables = set(re.findall(r"^\[+([^\]]+)\]", block, re.MULTILINE))
     pieces = [block, *(f"[{table}]\n{keys}\n" for table, keys in REST.items() if table not in tables)]
+    if "server" in tables and not any(table.startswith(("server.auth", "server.clients")) for table in tables):
+        # Pages show the command that makes a client, and not what it writes.
+        pieces.append(
+            f'[server.clients.somebody]\nclient_secret = "{ScryptHash.of("made-up").text()}"\nscopes = ["records:write"]\n'
+        )
     return "\n".join(pieces)
 
 

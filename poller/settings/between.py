@@ -48,7 +48,7 @@ def between(raw: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _clients(raw: Mapping[str, Any], routes: Mapping[str, Any]) -> Iterator[Problem]:
-    """Clients are for routes that there are; and where something is asked of clients, there are some."""
+    """Clients are for routes that there are."""
     server = _table(raw, "server")
     clients = _table(server, "clients")
     for name, client in clients.items():
@@ -61,11 +61,6 @@ def _clients(raw: Mapping[str, Any], routes: Mapping[str, Any]) -> Iterator[Prob
                 if route is not None and route not in routes:
                     place = ("server", "clients", name, part, index)
                     yield Problem(path=place, text=f"{route[:80]} is no route; routes: {', '.join(routes)}")
-    if "server" in raw and not clients and "auth" not in server:
-        for name, route in routes.items():
-            if "push" in route:
-                text = "nobody could push: give [server.auth], or a client (poller client add)"
-                yield Problem(path=("routes", name, "push"), text=text)
 
 
 def _route_of_scope(scope: str) -> str | None:

@@ -146,6 +146,11 @@ def _warned(path: Path, text: str, settings: Settings) -> Iterator[str]:
             yield f"{subject}: a secret in plain text that others can read; {advice}"
         elif secret.path is not None and open_to_all(secret.path):
             yield f"{subject}: everybody on this machine can read {secret.path}; chmod 600 it"
+    server = settings.server
+    if server is not None and server.auth is None and not server.clients:
+        for name in (name for name, route in settings.routes.items() if route.push is not None):
+            line = places.line(("routes", name, "push"))
+            yield f"{path.name}:{line}: routes.{name}.push: nobody can push; give [server.auth], or a client (poller client add)"
 
 
 def secrets(settings: Settings) -> list[str]:

@@ -102,7 +102,7 @@ def accepted(world: Pushed) -> dict[str, int]:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("who", PROVEN)
 def test_pushes_lost_doubled_forged_and_out_of_order_lose_and_double_nothing(who: str, tmp_path: Path) -> None:
     number = seed()
