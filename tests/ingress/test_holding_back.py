@@ -52,7 +52,7 @@ def test_what_is_held_is_released_in_turn_and_all_of_it_at_the_end() -> None:
 
 
 def test_refusals_take_turns_and_end_without_a_word_where_the_queue_is_too_long() -> None:
-    pace = Pace(per_second=10, at_once=1, longest=0.5, now=lambda: 100.0)
+    pace = Pace(per_second=(10, 10), at_once=1, longest=0.5, now=lambda: 100.0)
 
     turns = [pace.turn() for _ in range(8)]
 
