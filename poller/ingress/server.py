@@ -82,8 +82,8 @@ class _Threads:
         kept = False
         try:
             kept = connection.communicate()
-        except OSError as error:
-            log.debug("connection_lost", peer=connection.remote_addr, error=str(error))
+        except OSError:
+            pass  # the client is gone, in the middle of being refused
         except Exception:  # noqa: BLE001  a thread of the pool would swallow it
             log.error("crashed", exception=traceback.format_exc())
         if kept:

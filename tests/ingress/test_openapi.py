@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.xdist_group("ingress_openapi"), pytest.mark.slow]
 #: Whether any JSON is one of a route's records, its settings say, and the description must not show them: 400 is right there.
 CONFIG = """
 {parameters}
+[auth.openapi.token]
+bearer = "{token}"
 [[operations]]
 include-name = "POST /routes/{{route}}/records"
 [operations.checks.positive_data_acceptance]
@@ -47,11 +49,10 @@ def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
 def test_schemathesis_finds_nothing(ingress: Ingress, tmp_path: Path, parameters: str) -> None:
     """All of its checks, with a valid token, for routes that it makes up and for one that is there."""
     config = tmp_path / "schemathesis.toml"
-    config.write_text(CONFIG.format(parameters=parameters))
+    config.write_text(CONFIG.format(parameters=parameters, token=ingress.token()))
     command = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(config)]
     command += ["run", f"http://{ingress.listen}/openapi.json", "--checks", "all", "--max-examples", "60"]
     command += ["--seed", "20260727", "--no-color", "--request-timeout", "20", "--continue-on-failure"]
-    command += ["--header", f"Authorization: Bearer {ingress.token()}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
