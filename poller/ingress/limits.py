@@ -160,7 +160,7 @@ class Pace:
     def __init__(
         self,
         per_second: tuple[float, float] = (200.0, 50.0),
-        at_once: int = 50,
+        at_once: int = 20,
         longest: float = 10.0,
         *,
         now: Callable[[], float] = time.monotonic,

@@ -145,6 +145,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         found["parameters"] = [_parameter(name) for name in names]
     if endpoint.act is not None:
         found["security"] = [{"token": []}, {"certificate": []}]
+    if endpoint.name == "metrics":
+        # From this machine, where the ingress listens there alone.
+        found["security"].append({})
     if body := _body(endpoint.name):
         found["requestBody"] = body
     return found
@@ -167,6 +170,9 @@ def _body(name: str) -> dict[str, Any] | None:
                 "client_secret": {"type": "string"},
                 "scope": {"type": "string"},
             },
+            # What nobody knows is ignored, as RFC 6749 wants it; nothing may come twice, which a list would.
+            "additionalProperties": {"type": "string"},
+            "maxProperties": 20,
         }
         return {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": form}}}
     return None

@@ -182,8 +182,8 @@ class Server(HTTPServer):  # type: ignore[misc]
         kept = False
         try:
             kept = conn.communicate()
-        except OSError as error:
-            log.debug("connection_lost", peer=conn.remote_addr, error=str(error))
+        except OSError:
+            pass  # the client is gone, in the middle of being refused
         except Exception:  # noqa: BLE001  nobody else would tell of it
             log.error("crashed", exception=traceback.format_exc())
         if conn.due is not None:

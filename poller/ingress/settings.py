@@ -71,7 +71,12 @@ class ServerTls(KeyFiles):
 class ServerSettings(Model):
     """The HTTP ingress: pushes, doorbells, health, metrics."""
 
-    listen: Annotated[str, Field(description='"host:port", "[::1]:port" or "unix:/path"')] = "127.0.0.1:8080"
+    listen: Annotated[
+        str,
+        Field(
+            description='"host:port", "[::1]:port" or "unix:/path", in a folder of ours that nobody else writes into'
+        ),
+    ] = "127.0.0.1:8080"
     hosts: Annotated[
         tuple[str, ...] | None,
         Field(
