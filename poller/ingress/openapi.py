@@ -127,6 +127,7 @@ def description() -> dict[str, Any]:
             "schemas": _SCHEMAS,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
+                "client": {"type": "http", "scheme": "basic"},
                 "certificate": {"type": "mutualTLS"},
             },
         },
@@ -145,6 +146,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         found["parameters"] = [_parameter(name) for name in names]
     if endpoint.act is not None:
         found["security"] = [{"token": []}, {"certificate": []}]
+    if endpoint.name == "token":
+        # Or in the form.
+        found["security"] = [{"client": []}, {}]
     if endpoint.name == "metrics":
         # From this machine, where the ingress listens there alone.
         found["security"].append({})

@@ -15,7 +15,8 @@ from tests.ingress.daemon import Ingress, files, running
 pytestmark = [pytest.mark.xdist_group("ingress_openapi"), pytest.mark.slow]
 
 
-#: Whether any JSON is one of a route's records, its settings say, and the description must not show them: 400 is right there.
+#: Two things that a description cannot say, so that 400 is right there. Whether any JSON is a route's records, its settings say,
+#: and nobody may learn them here. A client's secret comes in the header or in the form and not in both (RFC 6749 section 2.3).
 CONFIG = """
 {parameters}
 [auth.openapi.token]
@@ -24,6 +25,10 @@ bearer = "{token}"
 include-name = "POST /routes/{{route}}/records"
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", "400", "404"]
+[[operations]]
+include-name = "POST /oauth/token"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", "400", "401", "429"]
 """
 POLLED = """
 [routes.push]
