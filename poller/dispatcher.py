@@ -70,7 +70,7 @@ class Dispatcher:
         self.lease = lease
         self._settle = settle
         self._mark = mark
-        self._lanes = Lanes(executor, self._unless_stopped)
+        self._lanes = Lanes(executor, self._unless_stopped, self._leave)
         self._finished: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
         self._unsettled: list[Done] = []
         self._working: dict[int, Work] = {}
@@ -288,9 +288,14 @@ class Dispatcher:
     def _work(self, work: Work) -> None:
         self._finished.put(work.run(self._clock.now))
 
-    def _unless_stopped(self, work: Send) -> None:
+    def _unless_stopped(self, work: Send) -> Done:
         # Of what waits in a lane nothing has left; a stop need not wait for it.
-        self._finished.put(work.left(self._clock.now) if self._stopping.is_set() else work.run(self._clock.now))
+        done = work.left(self._clock.now) if self._stopping.is_set() else work.run(self._clock.now)
+        self._finished.put(done)
+        return done
+
+    def _leave(self, work: Send) -> None:
+        self._finished.put(work.left(self._clock.now))
 
     def _keep_leases(
         self, connection: Connection, routes: Mapping[str, Route], working: list[int], monotonic: float

@@ -51,6 +51,8 @@ class Effects:
         self._keys: dict[str, str] = {}
         self._told: dict[str, InForce] = {}
         self._streaks: dict[str, int] = {}
+        #: When each remote was paused last.
+        self._paused_at: dict[str, datetime] = {}
         self._lost = False
         # Keys under which a row was once made, or may be made now, without our sys_id.
         self._plain: set[str] = set()
@@ -157,7 +159,7 @@ class Effects:
                 failed = effect.unknown
         if failed is not None:
             return self._pause(connection, name, was, failed, effect.route, now)
-        if was.failures and effect.answered:
+        if was.failures and effect.answered and effect.began >= self._paused_at.get(name, effect.began):
             self.remotes[name] = RemoteStanding()
             standing.pause_remote(connection, name, self.remotes[name])
             return [partial(log.info, "remote_resumed", remote=name)]
@@ -179,6 +181,7 @@ class Effects:
             failures = max(was.failures + 1, self._streaks.get(name, 0) - SICK + 1)
             until = now + pause(failures, route.policy, asked)
         self.remotes[name] = RemoteStanding(paused_until=until, failures=failures, error=str(failed))
+        self._paused_at[name] = now
         standing.pause_remote(connection, name, self.remotes[name])
         return [
             partial(

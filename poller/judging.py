@@ -33,6 +33,8 @@ class Effect:
 
     #: As it was when the work was handed out; the settings may have others by now.
     route: Route
+    #: Before its first byte: what began before a pause says nothing about it.
+    began: datetime
     #: A delivery went through.
     succeeded: bool = False
     #: The route had nothing to send after a proper answer: a probe that went well.
@@ -180,6 +182,7 @@ def _effect(  # noqa: PLR0913  one keyword for each thing that can be said
 ) -> Effect:
     return Effect(
         route=done.work.route,
+        began=done.started,
         answered=not isinstance(done.result, PollerError) or isinstance(done.result, PermanentError | BlockedError),
         succeeded=succeeded,
         proper=proper,

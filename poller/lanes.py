@@ -1,8 +1,9 @@
 """
-The lanes in which sends wait for a connection: one lane a remote, as many workers in it as it may have requests in flight.
+The lanes in which sends wait for a connection: one lane a remote, with as many workers as it may have requests in flight.
 
 More is claimed than there are connections, so that none of them waits for the dispatcher's turn; each worker takes what
-comes next until its lane is empty. For sinks that are simply sent to again; who needs proof of each attempt has no lane.
+comes next until its lane is empty. Where a remote fails as a whole, or a route may not go on, what waits behind it is given
+back unsent. For sinks that are simply sent to again; who needs proof of each attempt has no lane.
 """
 
 from __future__ import annotations
@@ -13,13 +14,28 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from poller.work import Send
+from poller.errors import BlockedError, HeldError, TransientError
+from poller.work import Done, Send
 
 
 @dataclass
 class _Lane:
     waiting: deque[Send] = field(default_factory=deque)
     workers: int = 0
+
+    def next(self) -> Send | None:
+        """Take what may go now: a route whose remote others use too may allow fewer requests in flight than they do."""
+        for index, work in enumerate(self.waiting):
+            if self.workers <= work.route.concurrency:
+                del self.waiting[index]
+                return work
+        return None
+
+    def take_out(self, wanted: Callable[[Send], bool]) -> list[Send]:
+        """Take out all that is *wanted*."""
+        found = [work for work in self.waiting if wanted(work)]
+        self.waiting = deque(work for work in self.waiting if not wanted(work))
+        return found
 
 
 class Lanes:
@@ -29,12 +45,17 @@ class Lanes:
     Args:
         executor: Gives the workers.
 
-        carry_out: Does a piece of work and tells the dispatcher; never raises.
+        carry_out: Does a piece of work, tells the dispatcher, and returns what it told; never raises.
+
+        give_back: Tells the dispatcher of a piece of work that is not done; never raises.
     """
 
-    def __init__(self, executor: Executor, carry_out: Callable[[Send], None]) -> None:
+    def __init__(
+        self, executor: Executor, carry_out: Callable[[Send], Done], give_back: Callable[[Send], object]
+    ) -> None:
         self._executor = executor
         self._carry_out = carry_out
+        self._give_back = give_back
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
 
@@ -51,8 +72,21 @@ class Lanes:
     def _empty(self, lane: _Lane) -> None:
         while True:
             with self._lock:
-                if not lane.waiting:
+                work = lane.next()
+                if work is None:
+                    # Whoever is left takes what this one may not: the last of them may take anything.
                     lane.workers -= 1
                     return
-                work = lane.waiting.popleft()
-            self._carry_out(work)
+            self._clear(lane, self._carry_out(work))
+
+    def _clear(self, lane: _Lane, done: Done) -> None:
+        """Give back what must not follow *done* at once: it would ask a remote that has just said no."""
+        with self._lock:
+            if isinstance(done.result, BlockedError | HeldError):
+                unsent = lane.take_out(lambda work: work.route.name == done.work.route.name)
+            elif isinstance(done.result, TransientError) and done.result.remote:
+                unsent = lane.take_out(lambda _: True)
+            else:
+                return
+        for work in unsent:
+            self._give_back(work)

@@ -75,9 +75,9 @@ class Reception:
         Raises:
             CannotListen: The address cannot be had.
         """
-        self._settings = settings
         if settings is not None:
             self._ingress = Ingress(settings, self._app(settings))
+        self._settings = settings
 
     def begin(self) -> None:
         """Answer from now on."""
@@ -100,7 +100,12 @@ class Reception:
                 self.open(settings)
                 self.begin()
             else:
-                self._ingress.use(settings, self._app(settings))
+                app = self._app(settings)
+                try:
+                    self._ingress.use(settings, app)
+                except CannotListen:
+                    app.close()
+                    raise
         except CannotListen as error:
             raise SettingsError([str(error)]) from None
         self._settings = settings

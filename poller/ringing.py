@@ -8,6 +8,7 @@ whoever rings may do so before its own transaction is visible to others, a secon
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -37,40 +38,45 @@ class Bell:
         self._lock = threading.Lock()
         self._rung: set[str] = set()
         self._looking: set[str] = set()
-        self._began: dict[str, datetime] = {}
+        # By a clock that is never set.
+        self._began: dict[str, float] = {}
 
     def ring(self, route: str) -> None:
         """Poll *route* as soon as may be."""
-        now = datetime.now(UTC)
         with self._lock:
             already = route in self._rung
             self._rung.add(route)
-            at = max(now, self._began.get(route, now - GAP) + GAP)
+            wait = self._gap(route)
         if not already:
-            self._pull(route, at)
+            self._pull(route, wait)
 
     def began(self, route: str) -> None:
         """Say that a poll begins: whoever rings from now on means another one."""
         with self._lock:
-            self._began[route] = datetime.now(UTC)
+            self._began[route] = time.monotonic()
             if route in self._rung:
                 self._rung.discard(route)
                 self._looking.add(route)
 
     def ended(self, route: str) -> None:
         """Say that it has ended; what was rung for meanwhile comes next."""
-        now = datetime.now(UTC)
         with self._lock:
             again = route in self._rung
-            at = max(now, self._began.get(route, now) + GAP) if again else now + SECOND_LOOK
+            wait = self._gap(route) if again else SECOND_LOOK
             wanted = again or route in self._looking
             if not again:
                 self._looking.discard(route)
         if wanted:
-            self._pull(route, at)
+            self._pull(route, wait)
 
-    def _pull(self, route: str, at: datetime) -> None:
-        """Let the next poll be at that time, unless it comes before anyway."""
+    def _gap(self, route: str) -> timedelta:
+        """Return how long the next poll has to wait for the one before."""
+        since = time.monotonic() - self._began.get(route, float("-inf"))
+        return max(timedelta(0), GAP - timedelta(seconds=min(since, GAP.total_seconds())))
+
+    def _pull(self, route: str, wait: timedelta) -> None:
+        """Let the next poll be so soon, unless it comes before anyway."""
+        at = datetime.now(UTC) + wait
         name = self._entry(route)
         entry = self._scheduler.get_job(name)
         if entry is not None and (entry.next_run_time is None or entry.next_run_time > at):

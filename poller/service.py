@@ -196,8 +196,10 @@ class Service:
         route = self._room.routes.get(name)
         if route is not None and not self._room.stopping.is_set():
             self._bell.began(name)
-            self._guarded(lambda: route.poll_if_due(self._room.store, self._room.clock))
-            self._bell.ended(name)
+            try:
+                self._guarded(lambda: route.poll_if_due(self._room.store, self._room.clock))
+            finally:
+                self._bell.ended(name)
 
     def _still_polling(self, event: JobSubmissionEvent) -> None:
         kind, _, name = event.job_id.partition(":")

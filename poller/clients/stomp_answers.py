@@ -14,6 +14,7 @@ from typing import Final
 
 from poller.errors import BlockedError, PermanentError, PollerError, TransientError, UnknownOutcome
 
+_NAMED: Final = re.compile(r"\b(queue|topic)://[^\s,;)\]}]+")
 _RIGHTS: Final = re.compile(
     r"user name|password|authenticat|authori[sz]|not allowed|access denied|credential|login", re.IGNORECASE
 )
@@ -39,16 +40,18 @@ def refusal(where: str, message: str, *, ours: bool) -> PollerError:
 
         ours: It names the receipt that was asked for, so that it speaks of our frame and of nothing else.
     """
-    if _RIGHTS.search(message):
-        return BlockedError(f"{where} refuses us; check username, password, and the user's rights on the destination")
+    # ActiveMQ names the destination in its texts, and a queue may be called "logins".
+    message = _NAMED.sub("", message)
     if _SIZE.search(message):
         return PermanentError(
             f"{where}: the message is larger than the broker takes; see wireFormat.maxFrameSize there"
         )
-    if _DESTINATION.search(message):
-        return BlockedError(f"{where} has no such destination; check destination")
     if _FULL.search(message):
         return TransientError(f"{where}: the broker is full", remote=True)
+    if _RIGHTS.search(message):
+        return BlockedError(f"{where} refuses us; check username, password, and the user's rights on the destination")
+    if _DESTINATION.search(message):
+        return BlockedError(f"{where} has no such destination; check destination")
     if ours:
         return TransientError(f"{where} answered with an error; its log says which")
     return UnknownOutcome(f"{where} sent an error that speaks of no message of ours; its log says which")

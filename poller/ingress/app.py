@@ -20,7 +20,7 @@ from poller.ingress.answers import ALWAYS, Answer, Problem, json_answer
 from poller.ingress.callers import Callers, not_allowed
 from poller.ingress.endpoints import ENDPOINTS, Endpoint, find
 from poller.ingress.house import House
-from poller.ingress.limits import Buckets, Gauge, Quota
+from poller.ingress.limits import Buckets, Gauge, Quota, tightest
 from poller.ingress.principal import Principal
 from poller.ingress.records import Records
 from poller.ingress.requests import Request
@@ -108,6 +108,9 @@ class App:
         except TransientError as error:
             told.why = str(error)
             return Problem(503, "it was not stored; try again", headers=[("Retry-After", "1")]).answer()
+        except ConnectionError:
+            # The client is gone, or is to go without a word: cheroot ends the connection and says nothing.
+            raise
         except Exception:  # noqa: BLE001  whoever asks must be answered; told with its place, never with its data
             log.error("crashed", exception=traceback.format_exc())
             return Problem(500, "something went wrong here; our log says what").answer()
@@ -138,9 +141,11 @@ class App:
         request.connection.proven = True
         route = values.get("route", "")
         act = endpoint.act or ""
-        quota = self._quota(principal, route)
+        quota = self._quota(principal)
         if not (principal.may(act, route) if route else act in principal.scopes):
             raise not_allowed(act, route or "any")
+        # Only now: who may not speak of a route must not use up what others may.
+        quota = tightest(quota, self._take({f"route {route}": self._pushed(route)}))
         with self._under_way.enter() as room:
             if not room:
                 raise Problem(503, "too many requests are under way", reason="busy", headers=[("Retry-After", "1")])
@@ -151,12 +156,12 @@ class App:
             status=answer.status, body=answer.body, type=answer.type, headers=(*answer.headers, *quota.headers())
         )
 
-    def _quota(self, principal: Principal, route: str) -> Quota | None:
+    def _quota(self, principal: Principal) -> Quota | None:
         named = self._settings.clients.get(principal.client)
-        limits = {f"client {principal.client}": USUAL if named is None else named.requests_per_minute}
-        if route and (pushed := self._pushed(route)):
-            limits[f"route {route}"] = pushed
-        limits["all"] = self._settings.requests_per_minute
+        own = USUAL if named is None else named.requests_per_minute
+        return self._take({f"client {principal.client}": own, "all": self._settings.requests_per_minute})
+
+    def _take(self, limits: Mapping[str, int]) -> Quota | None:
         quota = self._buckets.take(limits)
         if quota is not None and quota.wait:
             raise Problem(429, "more requests than are taken in a minute", reason="quota", headers=quota.headers())

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import ceil
 
 _MINUTE = 60.0
+#: From so many on, those that are full again are forgotten.
+_MOST_BUCKETS = 10_000
 #: Seconds of waiting from which on many do.
 _CROWD = 0.1
 
@@ -64,6 +66,10 @@ class Bucket:
             left = self._tokens
         return Quota(limit=self.limit, remaining=int(left), reset=ceil((self.limit - left) / rate), wait=wait)
 
+    def full(self, now: float) -> bool:
+        """Return whether nothing of it is missing."""
+        return self._tokens + (now - self._at) * self.limit / _MINUTE >= self.limit
+
     def give_back(self) -> None:
         """Undo one `take`: the request was refused for another reason."""
         with self._lock:
@@ -88,14 +94,14 @@ class Buckets:
         Take one request of each bucket, or of none.
 
         Args:
-            limits: Requests a minute by the bucket's name; 0: no limit. Clients are ours to name, so there are few.
+            limits: Requests a minute by the bucket's name; 0: no limit.
 
         Returns:
             The tightest of them; None where there is no limit at all.
         """
         now = self._now()
         taken: list[Bucket] = []
-        tightest: Quota | None = None
+        found: Quota | None = None
         for name, limit in limits.items():
             if not limit:
                 continue
@@ -106,16 +112,25 @@ class Buckets:
                     each.give_back()
                 return quota
             taken.append(bucket)
-            if tightest is None or quota.remaining < tightest.remaining:
-                tightest = quota
-        return tightest
+            found = tightest(found, quota)
+        return found
 
     def _bucket(self, name: str, limit: int, now: float) -> Bucket:
         with self._lock:
             found = self._buckets.get(name)
             if found is None or found.limit != limit:
+                if len(self._buckets) >= _MOST_BUCKETS:
+                    # A provider may name a client for each of its users. A bucket that is full again tells nothing.
+                    self._buckets = {kept: one for kept, one in self._buckets.items() if not one.full(now)}
                 found = self._buckets[name] = Bucket(limit, now)
             return found
+
+
+def tightest(one: Quota | None, other: Quota | None) -> Quota | None:
+    """Return the quota of which less is left; None where there is none."""
+    if one is None or other is None:
+        return one or other
+    return other if other.remaining < one.remaining else one
 
 
 class Gauge:

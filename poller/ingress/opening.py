@@ -96,6 +96,7 @@ class Ingress:
         until = time.monotonic() + seconds
         while self._server.answering and time.monotonic() < until:
             time.sleep(0.02)
+        self._app.close()
 
     def _open(self, settings: ServerSettings) -> Server:
         context = self._context if settings.tls else None

@@ -38,6 +38,8 @@ log = get_logger()
 MOST_HEAD: Final = 16_384
 #: Seconds that a connection may be silent between two requests, or before its first.
 IDLE: Final = 30.0
+#: Who speaks beyond that waits: the system's limits are the whole daemon's.
+_THREADS: Final = 256
 #: Bodies that nobody wants and that are read to their end, at once.
 _DRAINS: Final = 8
 #: A connection of this age, in seconds, may have to give way.
@@ -106,7 +108,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
         self._listener = listen(settings)
-        self.requests = Threads(self._speak, settings.connections)
+        self.requests = Threads(self._speak, min(settings.connections, _THREADS))
         self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
         self.socket = self._listener.socket

@@ -96,7 +96,7 @@ class ServerSettings(Model):
         Field(default_factory=dict, description="[server.clients.NAME] for each client"),
     ]
     max_body: Annotated[Size, Field(gt=0, le=100_000_000, description="the largest request body")] = 1_000_000
-    connections: Annotated[int, Field(ge=4, le=4096, description="open at once; above that, idle ones give way")] = 512
+    connections: Annotated[int, Field(ge=4, le=1024, description="open at once; above that, idle ones give way")] = 512
     concurrency: Annotated[
         int, Field(ge=1, le=512, description="proven requests under way; more are answered 503 with Retry-After")
     ] = 64

@@ -51,6 +51,7 @@ class Counts:
         #: How many times as long as it took to make a text serves.
         self.rest = 10.0
         self._text = b""
+        self._making = threading.Lock()
         self._again = 0.0
         self._told = False
         self._hosts: frozenset[str] | None = None
@@ -167,9 +168,12 @@ class Counts:
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text, and its content type; the same again for a moment, so that a flood takes a tenth of the time at most."""
-        started = time.monotonic()
-        if started >= self._again:
-            self._text = generate_latest(self.registry)
-            ended = time.monotonic()
-            self._again = ended + min(LONGEST_REST, (ended - started) * self.rest)
+        if time.monotonic() >= self._again and self._making.acquire(blocking=not self._text):
+            try:
+                started = time.monotonic()
+                self._text = generate_latest(self.registry)
+                ended = time.monotonic()
+                self._again = ended + min(LONGEST_REST, (ended - started) * self.rest)
+            finally:
+                self._making.release()
         return self._text, CONTENT_TYPE_PLAIN_0_0_4

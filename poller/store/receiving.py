@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, insert, select, update
 
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
@@ -237,11 +237,14 @@ def _note_changes(
 def _want(connection: Connection, receiver: Receiver, known: Sequence[_Arrival], now: datetime) -> None:
     """Owe what a first poll has skipped, as it is now: who sends a record says that it is none of the old ones."""
     by_key = {arrival.key: arrival for arrival in known if arrival.note != MALFORMED}
+    later = deliveries.alias("later")
     query = (
         select(r.id, r.key, d.id.label("skipped"))
         .join(deliveries, d.record_id == r.id)
         .where(r.route_id == receiver.route_id, r.key.in_(by_key))
         .where(d.state == State.SKIPPED, d.reason == BASELINE)
+        # What has come since is owed already, and behind it nothing older may be.
+        .where(~exists().where(later.c.record_id == r.id, later.c.id > d.id, later.c.operation != Operation.REPLY))
     )
     for row in connection.execute(query).all() if by_key else ():
         arrival = by_key[row.key]

@@ -100,6 +100,7 @@ class ClientSecrets:
         text = self.stored(client)
         known = self._digest("right", client, secret, text or "")
         if text is not None and self._right.get(known):
+            self._right.put(known, value=True, seconds=_REMEMBERED)
             return fingerprint(text)
         counted = self._counted(client, peer)
         wait = max(self._failures.left(who) for who in counted)
