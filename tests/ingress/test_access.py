@@ -11,7 +11,8 @@ from itertools import product
 
 import pytest
 
-from tests.ingress.daemon import SECRET, Got, Ingress, hashed, running, several
+from tests.ingress.daemon import SECRET, Ingress, hashed, running
+from tests.ingress.wire import Got, several
 from tests.scenarios.world import wait_for
 
 pytestmark = pytest.mark.xdist_group("ingress_access")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingress.daemon import Got, Ingress, answers, running, several
+from tests.ingress.daemon import Ingress, running
+from tests.ingress.wire import Got, answers, several
 from tests.scenarios.world import wait_for
 
 pytestmark = pytest.mark.xdist_group("ingress_slow")
