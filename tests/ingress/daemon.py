@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import http.client
 import json
 import os
 import signal
@@ -14,14 +13,14 @@ import sqlite3
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from poller.ingress.scrypt import ScryptHash
+from tests.ingress.wire import Got, answers
 from tests.scenarios.world import ROOT, Fields, Process, free_port, wait_for
 
 SECRET = "a-secret-of-these-clients"
@@ -65,23 +64,6 @@ def hashed() -> str:
 def files(*names: str, more: str = "") -> str:
     """Return routes that write files."""
     return "".join(FILES.format(name=name, more=more) for name in names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Got:
-    """One answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def closes(self) -> bool:
-        return self.headers.get("connection", "").lower() == "close"
 
 
 class Ingress:
@@ -305,24 +287,6 @@ class Ingress:
         assert time.monotonic() - began < seconds
 
 
-def answers(data: bytes) -> Iterator[Got]:
-    """Read the answers in *data*; interim ones are left out."""
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        line, *fields = head.decode("latin-1").split("\r\n")
-        version, status, *_ = line.split(" ")
-        assert version == "HTTP/1.1", line
-        headers: dict[str, str] = {}
-        for name, _, value in (field.partition(":") for field in fields):
-            before = headers.get(name.lower())
-            headers[name.lower()] = value.strip() if before is None else f"{before}, {value.strip()}"
-        if status == "100":
-            continue
-        length = int(headers.get("content-length", 0))
-        yield Got(status=int(status), headers=headers, body=data[:length])
-        data = data[length:]
-
-
 @contextlib.contextmanager
 def running(folder: Path, **more: Any) -> Iterator[Ingress]:
     """Yield a daemon that runs; at the end, nothing may have crashed."""
@@ -333,15 +297,3 @@ def running(folder: Path, **more: Any) -> Iterator[Ingress]:
         made.check_output()
     finally:
         made.close()
-
-
-def several(act: Callable[[], Any], count: int) -> list[Any]:
-    """Do the same in so many threads at once; return what came, errors of the connection as None."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def one(_: int) -> Any:
-        with contextlib.suppress(OSError, AssertionError, http.client.HTTPException):
-            return act()
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))

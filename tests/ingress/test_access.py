@@ -11,7 +11,9 @@ from itertools import product
 
 import pytest
 
-from tests.ingress.daemon import SECRET, Got, Ingress, hashed, running, several
+from tests.ingress.daemon import SECRET, Ingress, hashed, running
+from tests.ingress.wire import Got, several
+from tests.scenarios.world import wait_for
 
 pytestmark = pytest.mark.xdist_group("ingress_access")
 
@@ -237,6 +239,7 @@ def test_a_client_that_asks_more_than_its_share_is_told_when_to_come_again(ingre
 
 def test_every_answer_is_one_access_line_that_names_the_client(ingress: Ingress) -> None:
     ingress.push({**RECORD, "id": "told"}, client="writer")
+    wait_for(lambda: ingress.said("request_answered", client="writer", status=202), "its line")
     line = ingress.said("request_answered", client="writer", status=202)[-1]
 
     assert line.items() >= {"route": "push", "method": "POST", "endpoint": "/routes/{route}/records"}.items()

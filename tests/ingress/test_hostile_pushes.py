@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ingress.daemon import Got, Ingress, files, running
+from tests.ingress.daemon import Ingress, files, running
+from tests.ingress.wire import Got
 
 XML = """
 [routes.xml.push]
