@@ -35,7 +35,7 @@ def add(
     """
     Make the client NAME of the ingress: its secret, shown once, and its block of the settings.
 
-    The settings hold a hash of the secret alone. Scopes are records:write, records:read and poll, each optionally with
+    The settings hold a hash of the secret alone. Scopes are metrics, and records:write, records:read and poll, each optionally with
     :ROUTE behind it. A daemon that runs takes the client up with SIGHUP.
 
     Exit code 0; 1 where there is such a client already; 78 when the settings are wrong, or would be.

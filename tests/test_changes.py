@@ -226,3 +226,21 @@ def test_a_reply_that_fails_touches_neither_the_incident_nor_its_route(replying:
     replying.turn(12)
     with snapshot(replying.store) as connection:
         assert counts(connection) == {"helpdesk": {"replying": 1, "delivered": 1}}
+
+
+@pytest.mark.parametrize("changes", [None, Operation.UPDATE])
+def test_another_version_takes_the_place_of_a_record_that_never_was_sent(
+    house: House, changes: Operation | None
+) -> None:
+    house.route = replace(house.route, receiver=replace(house.route.receiver, changes=changes))
+    house.sink.dead_keys = {"1"}
+    see(house, page("1", "a"))
+    house.turn(12)
+    assert table(house) == [("create", "a", "dead")]
+    house.sink.dead_keys = set()
+
+    see(house, page("1", "b"))
+    house.turn(12)
+
+    assert table(house) == [("create", "b", "delivered")]
+    assert sent(house) == [("1", "b")]

@@ -91,7 +91,9 @@ class App:
             seconds=round(seconds, 4),
             why=told.why,
         )
-        headers = [("Content-Type", answer.type), ("Content-Length", str(len(answer.body))), *ALWAYS, *answer.headers]
+        own = {name.lower() for name, _ in answer.headers}
+        always = [(name, value) for name, value in ALWAYS if name.lower() not in own]
+        headers = [("Content-Type", answer.type), ("Content-Length", str(len(answer.body))), *always, *answer.headers]
         start_response(answer.line, headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
 
@@ -99,7 +101,7 @@ class App:
         try:
             return self._answer(Request.of(environ), told)
         except Problem as problem:
-            told.why = problem.why
+            told.why = problem.why or problem.detail
             if not environ["poller.connection"].proven or problem.status in _DEAR:
                 self._wait(environ, problem.reason or f"http_{problem.status}")
             elif problem.reason is not None:

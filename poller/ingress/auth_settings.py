@@ -175,7 +175,7 @@ class ClientSettings(Model):
         list[Scope] | None,
         Field(
             min_length=1,
-            description='what it may do: "records:write", "records:read", "poll", each on all routes or, with ":ROUTE", on one; '
+            description='what it may do: "records:write", "records:read", "poll", each on all routes or, with ":ROUTE", on one; "metrics"; '
             "of the scopes in a provider's token these remain. Left out: those alone decide",
         ),
     ] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -103,7 +104,7 @@ class Ingress:
         try:
             return Server(settings, self._call, context, metrics.refused)
         except OSError as error:
-            why = error.strerror or "it is no address of this machine"
+            why = os.strerror(error.errno).lower() if error.errno else "it is no address of this machine"
             raise CannotListen(f"server.listen: cannot listen on {settings.listen}: {why}") from None
 
     def _context(self) -> Any:  # noqa: ANN401  an SSLContext; asked only where there is TLS

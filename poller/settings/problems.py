@@ -201,7 +201,7 @@ def hidden(raw: object, *, secret: bool = False) -> Iterator[str]:
         for key, part in raw.items():
             yield from hidden(
                 part,
-                secret=(secret and key not in ("credential", "file", "env", "type")) or bool(_SECRET_KEY.search(key)),
+                secret=key not in ("credential", "file", "env", "type") and (secret or bool(_SECRET_KEY.search(key))),
             )
     elif isinstance(raw, list):
         for part in raw:

@@ -141,6 +141,8 @@ def _warned(path: Path, text: str, settings: Settings) -> Iterator[str]:
     places = positions.Positions(text)
     for where, secret in _secrets(settings, ()):
         subject = f"{path.name}:{places.line(where)}: {problems.Problem(path=where, text='').name()}"
+        if where[:2] == ("server", "clients"):
+            continue  # the hash of a secret that nobody could guess
         if secret.plain and shown:
             advice = f'use {{ credential = "…" }}, or chmod 600 {path.name}'
             yield f"{subject}: a secret in plain text that others can read; {advice}"

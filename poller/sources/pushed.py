@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from poller.formats import ExpressionFault, KeyFault, key_text
+from poller.formats import ExpressionFault, FormatFault, KeyFault, key_text
 from poller.model import Page
 from poller.sources.reading import Reader
 from poller.sources.record_settings import FormatSettings, field_problems, format_in, refuse_at
@@ -134,7 +134,15 @@ class PushReader:
         document = self._format.read(body, self._settings.encoding or encoding)
         if self._format.whole and self._is_one(document.value):
             return [document.value]
-        return self._reader.rows(document, self._records)
+        try:
+            return self._reader.rows(document, self._records)
+        except (FormatFault, ExpressionFault):
+            if self._settings.records is not None:
+                raise
+            raise FormatFault(
+                f'it is neither a list of records nor one with the key "{self._settings.key}"; '
+                "where the list lies deeper, the route needs push.records"
+            ) from None
 
     def _is_one(self, value: object) -> bool:
         """Return whether the body is a single record: it has the key where a list would have none."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, exists, select
 
-from poller.store.receiving import MALFORMED, version_kept
+from poller.store.receiving import MALFORMED, UNSENT, version_kept
 from poller.store.rows import chunks
 from poller.tables import deliveries, records
 
@@ -21,15 +21,20 @@ def readable_keys(
         offered: Keys with their versions.
 
         changes_count: A key is only known with the very version that was seen last: the route owes something for others.
+            So it is for a record of which nothing was ever sent, and whose other versions take its place.
     """
     versions = {key: version_kept(version) for key, version in offered}
-    unread = exists().where(deliveries.c.record_id == records.c.id, deliveries.c.note == MALFORMED)
+    of_it = deliveries.c.record_id == records.c.id
+    unread = exists().where(of_it, deliveries.c.note == MALFORMED)
+    unsent = exists().where(of_it, UNSENT)
     found: set[str] = set()
     for chunk in chunks(versions):
-        query = select(records.c.key, records.c.seen_version).where(
+        query = select(records.c.key, records.c.seen_version, unsent.label("unsent")).where(
             records.c.route_id == route_id, records.c.key.in_(chunk), ~unread
         )
         found.update(
-            row.key for row in connection.execute(query) if not changes_count or row.seen_version == versions[row.key]
+            row.key
+            for row in connection.execute(query)
+            if not (changes_count or row.unsent) or row.seen_version == versions[row.key]
         )
     return found

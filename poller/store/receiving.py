@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, bindparam, exists, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, insert, or_, select, update
 
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
@@ -28,7 +28,12 @@ LONGEST_KEY, LONGEST_VERSION = 600, 200
 
 r, d = records.c, deliveries.c
 
-_UNREADABLE = and_(deliveries.c.note == MALFORMED, deliveries.c.state == State.DEAD)
+#: Nothing was ever sent for it, and nothing will be as it stands: another version takes its place. Messages are not meant, of
+#: which each version is owed.
+UNSENT = and_(
+    d.state == State.DEAD,
+    or_(d.note == MALFORMED, and_(d.operation == Operation.CREATE, d.attempts == 0)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +216,7 @@ def _note_changes(
     query = (
         select(r.id, r.key, r.seen_version, r.seen_order, d.id.label("unread"), d.operation)
         # One that an operator has skipped stays so, whatever it looks like now.
-        .join(deliveries, and_(d.record_id == r.id, _UNREADABLE), isouter=True)
+        .join(deliveries, and_(d.record_id == r.id, UNSENT), isouter=True)
         .where(r.route_id == receiver.route_id, r.key.in_(by_key))
     )
     rows = connection.execute(query).all()
@@ -225,7 +230,7 @@ def _note_changes(
         )
     for row, arrival in changed:
         if row.unread is not None and arrival.note != MALFORMED:
-            # A record that was malformed and is not any more is received.
+            # A record that was malformed, or for which there was no user, and is not any more is received.
             version = names(connection, {row.id: arrival.version}, row.operation)[row.id]
             _revive(connection, row.id, row.unread, replace(arrival, version=version), now)
     if receiver.changes is not None and not receiver.baseline:

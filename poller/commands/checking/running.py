@@ -61,8 +61,10 @@ def check(option: str | None, *, offline: bool, machine: bool = False, tests: st
         _mapping_tests(report, settings, Path(tests))
     if not offline:
         _remotes(report, settings, enabled, client, guards)
-    first = next(iter(enabled), "ROUTE")
-    return report.end("poller check, which asks each remote" if offline else f"poller preview {first}")
+    first = next((name for name, route in enabled.items() if route.source is not None), None)
+    return report.end(
+        "poller check, which asks each remote" if offline else f"poller preview {first}" if first else "poller run"
+    )
 
 
 def _settings(report: Report, path: Path, settings: Settings) -> None:
