@@ -147,7 +147,8 @@ class App:
         if not (principal.may(act, route) if route else act in principal.scopes):
             raise not_allowed(act, route or "any")
         # Only now: who may not speak of a route must not use up what others may.
-        quota = tightest(quota, self._take({f"route {route}": self._pushed(route)}))
+        if route:
+            quota = tightest(quota, self._take({f"route {route}": self._pushed(route)}))
         with self._under_way.enter() as room:
             if not room:
                 raise Problem(503, "too many requests are under way", reason="busy", headers=[("Retry-After", "1")])
