@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -104,7 +103,8 @@ class Ingress:
         try:
             return Server(settings, self._call, context, metrics.refused)
         except OSError as error:
-            why = os.strerror(error.errno).lower() if error.errno else "it is no address of this machine"
+            # Python adds in brackets what stands before it already.
+            why = (error.strerror or "it is no address of this machine").partition(" (while")[0]
             raise CannotListen(f"server.listen: cannot listen on {settings.listen}: {why}") from None
 
     def _context(self) -> Any:  # noqa: ANN401  an SSLContext; asked only where there is TLS

@@ -10,16 +10,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from poller.errors import DatabaseUnusable
@@ -47,7 +48,7 @@ class Store:
         self.owner = f"{socket.gethostname()[:20]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._lock: IO[str] | None = None
         # SQLite has one writer, and lets others ask again after pauses that grow to 100 ms; within a process they queue here.
-        self._writing = threading.Lock() if self.sqlite_path is not None else nullcontext()
+        self._writing = threading.Lock() if self.sqlite_path is not None else None
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -57,8 +58,18 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Begin a transaction that is committed at the end of the block, or wholly undone."""
-        with self._writing, self.engine.begin() as connection:
-            yield connection
+        if self._writing is None:
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        if not self._writing.acquire(timeout=SQLITE_BUSY_MS / 1000):
+            # Somebody else has the file: each in the queue would wait for it all over again.
+            raise OperationalError("BEGIN IMMEDIATE", None, sqlite3.OperationalError("database is locked"))
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        finally:
+            self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

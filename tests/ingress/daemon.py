@@ -193,13 +193,13 @@ class Ingress:
     def host(self) -> str:
         return "localhost" if self.listen.startswith("unix:") else self.listen
 
-    def connect(self, seconds: float = 20.0, context: ssl.SSLContext | None = None) -> socket.socket:
+    def connect(self, seconds: float = 45.0, context: ssl.SSLContext | None = None) -> socket.socket:
         """Return a connection, through TLS where the server speaks it."""
         found = self.bare(seconds)
         trust = context or self.trust
         return found if trust is None else trust.wrap_socket(found, server_hostname="localhost")
 
-    def bare(self, seconds: float = 20.0) -> socket.socket:
+    def bare(self, seconds: float = 45.0) -> socket.socket:
         """Return a connection on which nothing was said, TLS neither."""
         if self.listen.startswith("unix:"):
             found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
