@@ -51,7 +51,6 @@ class Counts:
         #: How many times as long as it took to make a text serves.
         self.rest = 10.0
         self._text = b""
-        self._making = threading.Lock()
         self._again = 0.0
         self._told = False
         self._hosts: frozenset[str] | None = None
@@ -129,6 +128,8 @@ class Counts:
 
     def know(self, routes: Mapping[str, RouteFacts], hosts: Collection[str]) -> None:
         """Let the series of all other routes end, and those of these begin at zero, so that a first rise is seen."""
+        # A text that was made before speaks of others.
+        self._again = 0.0
         with self._lock:
             gone = self.routes.keys() - routes.keys()
             self.routes, self._hosts, self._told = dict(routes), frozenset(hosts), True
@@ -168,12 +169,9 @@ class Counts:
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text, and its content type; the same again for a moment, so that a flood takes a tenth of the time at most."""
-        if time.monotonic() >= self._again and self._making.acquire(blocking=not self._text):
-            try:
-                started = time.monotonic()
-                self._text = generate_latest(self.registry)
-                ended = time.monotonic()
-                self._again = ended + min(LONGEST_REST, (ended - started) * self.rest)
-            finally:
-                self._making.release()
+        started = time.monotonic()
+        if started >= self._again:
+            self._text = generate_latest(self.registry)
+            ended = time.monotonic()
+            self._again = ended + min(LONGEST_REST, (ended - started) * self.rest)
         return self._text, CONTENT_TYPE_PLAIN_0_0_4
