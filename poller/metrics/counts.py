@@ -168,7 +168,7 @@ class Counts:
         return value
 
     def exposition(self) -> tuple[bytes, str]:
-        """Return the text, and its content type; the same again for a moment, so that a flood takes a tenth of the time at most."""
+        """Return the text, and its content type; the same again for a moment: who scrapes on and on takes a tenth of the time."""
         started = time.monotonic()
         if started >= self._again:
             self._text = generate_latest(self.registry)
