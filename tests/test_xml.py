@@ -325,21 +325,30 @@ BOMBS = {
     "instructions without end": "b'<r>' + b'<?x ' * 2_000_000",
     "laughs": repr(LAUGHS),
 }
+#: CPU time of a refusal to that of reading the largest document that is allowed.
+HOSTILE = 0.75
 MEASURE = """
 import json, pathlib, re, sys, time
 from poller.formats import FormatFault, open_format
 body = eval(sys.argv[1])
 xml = open_format("xml")
+honest = b"<r>" + b"<a b='='/>" * 249_000 + b"</r>"
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-before, began = peak(), time.thread_time()
-try:
-    xml.read(body)
-    said = ""
-except FormatFault as error:
-    said = str(error)
-seconds = time.thread_time() - began
-print(json.dumps([said, seconds, peak() - before]))
+before = peak()
+def timed(document):
+    said, seconds = "", []
+    for _ in range(3):
+        began = time.thread_time()
+        try:
+            xml.read(document)
+        except FormatFault as error:
+            said = str(error)
+        seconds.append(time.thread_time() - began)
+    return said, min(seconds)
+said, seconds = timed(body)
+grown = peak() - before
+print(json.dumps([said, seconds, grown, *timed(honest)]))
 """
 
 
@@ -348,13 +357,14 @@ def test_s12_bombs_are_refused_at_once_and_stay_small(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, BOMBS[name]], capture_output=True, check=True, timeout=60, text=True
     )
-    said, seconds, kilobytes = json.loads(done.stdout)
-    print(f"{name}: {said}, {seconds * 1000:.0f} ms, {kilobytes} kB")
+    said, seconds, kilobytes, honest, allowed = json.loads(done.stdout)
+    print(f"{name}: {said}, {seconds * 1000:.0f} ms, {kilobytes} kB; as large as is allowed: {allowed * 1000:.0f} ms")
 
     assert said
+    assert not honest
     assert kilobytes < 50_000
-    # CPU time of one thread; a busy machine stretches it by half at most.
-    assert seconds < 0.15
+    # Beside what an honest document of the largest size costs on this machine at this moment: milliseconds are the machine's.
+    assert seconds < HOSTILE * allowed
 
 
 def test_what_is_large_and_honest_is_read() -> None:

@@ -77,6 +77,8 @@ class App:
         started = time.monotonic()
         told = _Told()
         answer = self._answered(environ, told)
+        # A client may take its time to read what it asked for.
+        environ["poller.connection"].end_turn()
         seconds = time.monotonic() - started
         metrics.request_answered(told.endpoint, answer.status, seconds)
         level = "warning" if answer.status >= 500 else "debug" if told.endpoint in monitoring.QUIET else "info"
@@ -129,18 +131,18 @@ class App:
             raise Problem(421, "this is not the host that was asked for; see server.hosts", reason="host")
         endpoint, values = find(request)
         told.endpoint, told.route = endpoint.template, values.get("route")
+        if endpoint.act is not None and not (endpoint.name == "metrics" and request.from_here and settings.local):
+            return self._known(request, endpoint, values, told)
+        # Whoever asks these is never known, and may have us wait: for a body, or for the database.
+        request.connection.end_turn()
         if endpoint.name == "token":
             return self._token(request)
-        if endpoint.act is None:
-            return monitoring.answer(endpoint.name, self._house)
-        if endpoint.name == "metrics" and request.from_here and settings.local:
-            return monitoring.answer(endpoint.name, self._house)
-        return self._known(request, endpoint, values, told)
+        return monitoring.answer(endpoint.name, self._house)
 
     def _known(self, request: Request, endpoint: Endpoint, values: Mapping[str, str], told: _Told) -> Answer:
         principal = self._callers.caller(request)
         told.client = principal.client
-        request.connection.proven = True
+        request.connection.prove()
         route = values.get("route", "")
         act = endpoint.act or ""
         quota = self._quota(principal)

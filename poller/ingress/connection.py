@@ -26,6 +26,8 @@ log = get_logger()
 
 #: Seconds for an answer to be taken, and for a TLS handshake.
 WRITE: Final = 10.0
+#: Seconds that a connection of which nothing is known waits for its turn; after that it goes on without one.
+_PATIENCE: Final = 0.25
 #: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
 _DRAIN_BYTES, _DRAIN_SECONDS = 16_000_000, 2.0
 
@@ -46,6 +48,8 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.proven = False
         #: Somebody has done so in an earlier one.
         self.known = False
+        #: It has one of the turns of those of whom nothing is known.
+        self._turn = False
         #: A thread is at it.
         self.busy = False
         #: Another one has been given its place.
@@ -69,6 +73,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
             kept: bool = super().communicate()
             return kept
         finally:
+            self.end_turn()
             self.known |= self.proven
             self.busy = self.proven = False
             self.since = time.monotonic()
@@ -85,6 +90,26 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.certificate = hashlib.sha256(shown).hexdigest() if shown else None
         self._shaken = True
         return True
+
+    def take_turn(self) -> None:
+        """
+        Wait until few others of whom nothing is known are looked at; whoever is known from an earlier request does not wait.
+
+        Else a crowd that comes at once keeps the processor from those who are known, each of its threads for a while.
+        """
+        if not self.known:
+            self._turn = self.server.turns.acquire(timeout=_PATIENCE)
+
+    def end_turn(self) -> None:
+        """Let the next one have its turn: somebody has proven who he is, or has us wait for him."""
+        if self._turn:
+            self._turn = False
+            self.server.turns.release()
+
+    def prove(self) -> None:
+        """Somebody has proven who he is."""
+        self.proven = True
+        self.end_turn()
 
     def reading_head(self) -> None:
         """Give the head its time."""

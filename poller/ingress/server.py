@@ -42,6 +42,8 @@ IDLE: Final = 30.0
 _THREADS: Final = 256
 #: Bodies that nobody wants and that are read to their end, at once.
 _DRAINS: Final = 8
+#: Requests of whom nothing is known yet that are looked at, at once.
+_TURNS: Final = 2
 #: A connection of this age, in seconds, may have to give way.
 _GIVES_WAY: Final = 1.0
 
@@ -104,6 +106,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.pace = Pace()
         self.told = told
         self.drains = threading.BoundedSemaphore(_DRAINS)
+        self.turns = threading.BoundedSemaphore(_TURNS)
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
