@@ -12,6 +12,20 @@ def client() -> None:
     """Clients of the ingress: [server.clients.NAME] in the settings."""
 
 
+@client.command("list", short_help="The clients of the settings.")
+@as_json
+@with_settings
+def show(*, machine: bool, settings: str | None) -> int:
+    """
+    List the clients of the settings: how each proves who it is, and what it may do.
+
+    To remove one, delete its table [server.clients.NAME] and send the daemon SIGHUP: its tokens are void at once.
+    """
+    from poller.commands import clients
+
+    return clients.show(settings, machine=machine)
+
+
 @client.command(short_help="A new client, with a secret that is shown once.")
 @click.argument("name")
 @click.option(

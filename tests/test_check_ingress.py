@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,32 @@ def found(now: datetime | None = None, **keys: Any) -> dict[Status, list[str]]:
     for finding in ingress(settings, now=now):
         told.setdefault(finding.status, []).append(finding.said)
     return told
+
+
+def test_an_address_that_somebody_has_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        (said,) = found(listen=address)[Status.OK]
+    assert "somebody listens" in said
+    (said,) = found(listen=address)[Status.OK]
+    assert "would listen" in said
+
+
+def test_a_socket_is_tried_without_being_made(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    assert found(listen=f"unix:{path}").keys() == {Status.OK}
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        # What a process has left that is gone is no reason not to start, and is the daemon's to remove.
+        assert "would listen" in found(listen=f"unix:{path}")[Status.OK][0]
+        other.listen()
+        assert "somebody listens" in found(listen=f"unix:{path}")[Status.OK][0]
+    path.unlink()
+    path.write_text("precious")
+    assert "no socket" in found(listen=f"unix:{path}")[Status.FAULT][0]
+    assert "No such file" in found(listen=f"unix:{tmp_path}/none/socket")[Status.FAULT][0]
+    assert path.read_text() == "precious"
 
 
 def test_a_provider_that_is_away_is_a_fault_with_its_cause() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from poller import __version__
+from poller.commands import showing
 from poller.commands.showing import clean, cut, span, table
 from tests.cli_house import RFC3339, ROOT, Place, one_line, place, polled, polled_once
 
@@ -315,8 +316,12 @@ def test_lengths_of_time_are_told_in_their_largest_units() -> None:
     ]
 
 
-def test_columns_are_aligned_also_with_wide_and_hostile_cells() -> None:
-    lines = list(table(["A", "B"], [["日本", "x"], ["e\u0301", "y"], ["\x1b[2J" + "long" * 30, None]]))
+def test_columns_are_aligned_also_with_wide_and_hostile_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[list[object]] = [["日本", "x"], ["e\u0301", "y"], ["\x1b[2J" + "long" * 30, None]]
+    # Whatever reads a pipe has as much room as it likes.
+    assert list(table(["A", "B"], rows))[3] == "\\x1b[2J" + "long" * 30
+    monkeypatch.setattr(showing, "on_terminal", lambda: True)
+    lines = list(table(["A", "B"], rows))
 
     assert [line.rstrip().endswith(("B", "x", "y", "..")) for line in lines] == [True] * 4
     assert lines[1] == "日本" + " " * 38 + "x"

@@ -1,4 +1,4 @@
-"""``client add``: a secret that is shown once, and the settings that hold its hash."""
+"""``client add``: a secret that is shown once, and the settings that hold its hash; ``client list``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any, Final
 import click
 from pydantic import ValidationError
 
-from poller.commands.showing import as_json, clean, say, warn
+from poller.commands.opening import read_settings
+from poller.commands.showing import as_json, clean, say, table, warn
 from poller.errors import SettingsError
 from poller.ingress.auth_settings import CLIENT_ID, USUAL, ClientSettings
 from poller.ingress.scrypt import ScryptHash
@@ -60,6 +61,47 @@ def add(settings_option: str | None, asked: Asked, *, given: str | None) -> int:
     else:
         _tell(asked, shown, block, path)
     return 0
+
+
+def show(settings_option: str | None, *, machine: bool) -> int:
+    """List the clients of the settings."""
+    _, settings = read_settings(settings_option)
+    clients = settings.server.clients if settings.server is not None else {}
+    listed = sorted(clients.items())
+    if machine:
+        plain = ("scopes", "routes", "requests_per_minute")
+        say(
+            as_json(
+                [
+                    {"client_id": name, "proof": _proof(one), **{key: getattr(one, key) for key in plain}}
+                    for name, one in listed
+                ]
+            )
+        )
+        return 0
+    if not listed:
+        warn("no clients in the settings; poller client add NAME makes one")
+        return 0
+    head = ("CLIENT", "PROOF", "PER MINUTE", "ROUTES", "SCOPES")
+    rows = (
+        (
+            name,
+            _proof(one),
+            one.requests_per_minute,
+            "all" if one.routes is None else " ".join(one.routes),
+            "the provider's" if one.scopes is None else " ".join(one.scopes),
+        )
+        for name, one in listed
+    )
+    for line in table(head, rows):
+        say(line)
+    return 0
+
+
+def _proof(one: ClientSettings) -> str:
+    """Return how a client proves who it is."""
+    own = (("secret", one.client_secret), ("certificate", one.certificate))
+    return " or ".join(word for word, value in own if value is not None) or "the provider's token"
 
 
 def from_stdin() -> str:

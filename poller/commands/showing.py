@@ -81,9 +81,14 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def on_terminal() -> bool:
+    """Return whether stdout is a terminal, and not a file or a pipe."""
+    return sys.stdout.isatty()
+
+
 def width() -> int:
     """Return how many columns there are; 100 where nobody looks."""
-    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    return shutil.get_terminal_size((100, 24)).columns if on_terminal() else 100
 
 
 def columns_of(text: str) -> int:
@@ -103,7 +108,7 @@ def cut(text: str, size: int) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, most: int = 40) -> Iterator[str]:
     """
-    Yield aligned lines.
+    Yield aligned lines; what is longer than its column is cut on a terminal, and nowhere else.
 
     Args:
         most: Columns that one cell may take; the last cell of a line takes what is left.
@@ -112,8 +117,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, most: int = 
     sizes = [min(most, max(columns_of(line[place]) for line in lines)) for place in range(len(head))]
     room = max(20, width() - sum(size + 2 for size in sizes[:-1]))
     sizes[-1] = min(max(columns_of(line[-1]) for line in lines), room)
+    whole = not on_terminal()
     for line in lines:
-        cells = [cut(cell, size) for cell, size in zip(line, sizes, strict=True)]
+        cells = [cell if whole else cut(cell, size) for cell, size in zip(line, sizes, strict=True)]
         yield "  ".join(
             cell + " " * (size - columns_of(cell)) for cell, size in zip(cells, sizes, strict=True)
         ).rstrip()

@@ -23,6 +23,8 @@ from poller.store.reading import RouteLine, snapshot
 from poller.values import Duration
 from poller.wiring import Gate, build_sink, reply_name
 
+#: What stands for the source of a route that has none.
+PUSHED = "push"
 _BY_HAND = "; then: poller release ROUTE"
 #: What lifts a hold, by its reason.
 REMEDIES = {
@@ -127,7 +129,7 @@ def _route(name: str, route: Route | None, found: _Found, now: datetime) -> dict
         "name": name,
         "enabled": route is not None and route.enabled,
         "in_settings": route is not None,
-        "source": (route.source.type if route.source else "push") if route else None,
+        "source": (route.source.type if route.source else PUSHED) if route else None,
         "sink": route.sink.type if route else None,
         "schedule": _schedule(route) if route else None,
         "checkpoint": _checkpoint(line),
@@ -238,7 +240,8 @@ def _route_lines(route: dict[str, Any], now: datetime) -> Iterator[str]:
     yield f"  records     {counts}"
     if waiting := route["oldest_waiting"]:
         yield f"  oldest      waits for {span(waiting['age_seconds'])}, since {brief(waiting['first_seen'])}"
-    yield from _poll_lines(route["checkpoint"], now)
+    if route["source"] != PUSHED or route["checkpoint"]["polled_at"]:
+        yield from _poll_lines(route["checkpoint"], now)
     if late := route["overdue"]:
         yield f"  OVERDUE     {words(late)}"
         yield f"              what to do: {late['remedy']}"

@@ -21,7 +21,6 @@ from poller.ingress.callers import Callers, not_allowed
 from poller.ingress.endpoints import ENDPOINTS, Endpoint, find
 from poller.ingress.house import House
 from poller.ingress.limits import Buckets, Gauge, Quota, tightest
-from poller.ingress.principal import Principal
 from poller.ingress.records import Records
 from poller.ingress.requests import Request
 from poller.ingress.settings import ServerSettings
@@ -136,7 +135,7 @@ class App:
         # Whoever asks these is never known, and may have us wait: for a body, or for the database.
         request.connection.end_turn()
         if endpoint.name == "token":
-            return self._token(request)
+            return self._token(request, told)
         return monitoring.answer(endpoint.name, self._house)
 
     def _known(self, request: Request, endpoint: Endpoint, values: Mapping[str, str], told: _Told) -> Answer:
@@ -145,7 +144,7 @@ class App:
         request.connection.prove()
         route = values.get("route", "")
         act = endpoint.act or ""
-        quota = self._quota(principal)
+        quota = self._quota(principal.client)
         if not (principal.may(act, route) if route else act in principal.scopes):
             raise not_allowed(act, route or "any")
         # Only now: who may not speak of a route must not use up what others may.
@@ -161,10 +160,10 @@ class App:
             status=answer.status, body=answer.body, type=answer.type, headers=(*answer.headers, *quota.headers())
         )
 
-    def _quota(self, principal: Principal) -> Quota | None:
-        named = self._settings.clients.get(principal.client)
+    def _quota(self, client: str, what: str = "client") -> Quota | None:
+        named = self._settings.clients.get(client)
         own = USUAL if named is None else named.requests_per_minute
-        return self._take({f"client {principal.client}": own, "all": self._settings.requests_per_minute})
+        return self._take({f"{what} {client}": own, "all": self._settings.requests_per_minute})
 
     def _take(self, limits: Mapping[str, int]) -> Quota | None:
         quota = self._buckets.take(limits)
@@ -198,13 +197,20 @@ class App:
         self._house.ring(route)
         return json_answer(202, {"route": route, "poll": "soon"})
 
-    def _token(self, request: Request) -> Answer:
+    def _token(self, request: Request, told: _Told) -> Answer:
         endpoint = self._proofs.endpoint
         if endpoint is None:
             raise Problem(404, "no tokens are given out here")
         body = request.body(_FORM)
         kind = str(request.environ.get("CONTENT_TYPE", ""))
-        status, headers, value = endpoint.answer(body, kind, request.authorization, request.peer)
+
+        def proven(client: str) -> None:
+            told.client = client
+            request.connection.prove()
+            # Beside its other requests, so that a client of few has its token and its share.
+            self._quota(client, "tokens of")
+
+        status, headers, value = endpoint.answer(body, kind, request.authorization, request.peer, proven)
         if status == 401:
             self._wait(request.environ, "invalid_client")
         return json_answer(status, value, headers)

@@ -15,7 +15,7 @@ from poller.ingress.settings import ServerSettings
 _BACKLOG = 256
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Listener:
     """A socket that listens."""
 
@@ -23,6 +23,11 @@ class Listener:
     #: Where it is in the file system, None where it is a port.
     path: Path | None = None
     inode: int = 0
+
+    def hand_over(self) -> Listener:
+        """Return it for another server: the same queue of those who connect, so that nobody is turned away between the two."""
+        path, self.path = self.path, None
+        return Listener(socket=self.socket.dup(), path=path, inode=self.inode)
 
     def remove(self) -> None:
         """Remove it from the file system, unless another process has made the path its own meanwhile."""
@@ -48,6 +53,29 @@ def listen(settings: ServerSettings) -> Listener:
     return Listener(socket=found)
 
 
+def try_out(settings: ServerSettings) -> None:
+    """
+    Find out whether the address is to be had; nothing listens meanwhile, and nothing is left behind.
+
+    Whose the folder of a socket is, is not looked at: the daemon may run as somebody else.
+
+    Raises:
+        OSError: As `listen`.
+    """
+    if settings.unix_path is not None:
+        path = Path(settings.unix_path)
+        path.parent.stat()
+        _make_room(path, remove=False)
+        if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "what is there is no socket")
+        return
+    host, port = settings.address
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
+        # As a server does: then a daemon may start in the same moment.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+
+
 def _listen_at(path: Path) -> Listener:
     _check_folder(path.parent)
     _make_room(path)
@@ -71,7 +99,7 @@ def _check_folder(folder: Path) -> None:
         raise OSError(errno.EPERM, "others may exchange files in its folder; take one that is ours alone")
 
 
-def _make_room(path: Path) -> None:
+def _make_room(path: Path, *, remove: bool = True) -> None:
     """Remove a socket that a process before us has left; whatever else is there stays."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -82,7 +110,8 @@ def _make_room(path: Path) -> None:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
+            if remove:
+                path.unlink()
             return
         except OSError:
             return

@@ -9,6 +9,7 @@ from typing import Any
 from poller import metrics
 from poller.clients.tls import Trust
 from poller.ingress.app import App
+from poller.ingress.listening import Listener
 from poller.ingress.server import Server
 from poller.ingress.settings import ServerSettings
 from poller.logs import get_logger
@@ -72,22 +73,18 @@ class Ingress:
             replaced.close()
             return
         former = self._server
-        if settings.listen == was.listen:
-            # The address cannot be had twice.
-            former.end()
-        before = self._trust
-        self._trust = trust
+        # The context is asked for with each connection, of those that the new server accepts.
+        before, self._trust = self._trust, trust
         try:
-            server = self._open(settings)
+            server = self._open(settings, former.hand_over() if settings.listen == was.listen else None)
         except CannotListen:
             self._trust = before
-            if settings.listen == was.listen:
-                self._server = self._open(was)
-                self._server.begin()
             raise
         self._settings, self._app, self._server = settings, app, server
         self.begin()
         former.end()
+        if settings.listen != was.listen:
+            log.info("server_stopped", listen=was.listen)
         replaced.close()
 
     def end(self, seconds: float = 5.0) -> None:
@@ -96,12 +93,13 @@ class Ingress:
         until = time.monotonic() + seconds
         while self._server.answering and time.monotonic() < until:
             time.sleep(0.02)
+        log.info("server_stopped", listen=self._settings.listen)
         self._app.close()
 
-    def _open(self, settings: ServerSettings) -> Server:
+    def _open(self, settings: ServerSettings, listener: Listener | None = None) -> Server:
         context = self._context if settings.tls else None
         try:
-            return Server(settings, self._call, context, metrics.refused)
+            return Server(settings, self._call, context, metrics.refused, listener)
         except OSError as error:
             # Python adds in brackets what stands before it already.
             why = (error.strerror or "it is no address of this machine").partition(" (while")[0]

@@ -27,7 +27,7 @@ from cheroot.wsgi import Gateway_10
 from poller.ingress.connection import Connection
 from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
-from poller.ingress.listening import listen
+from poller.ingress.listening import Listener, listen
 from poller.ingress.settings import ServerSettings
 from poller.ingress.threads import Threads
 from poller.logs import get_logger
@@ -81,6 +81,8 @@ class Server(HTTPServer):  # type: ignore[misc]
 
         told: Called with the reason of each refusal that the application does not see.
 
+        listener: Of a server before it, at the same address.
+
     Raises:
         OSError: The address cannot be listened on.
     """
@@ -93,6 +95,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         app: Callable[..., Any],
         context: Callable[[], ssl.SSLContext] | None,
         told: Callable[[str], None],
+        listener: Listener | None = None,
     ) -> None:
         super().__init__(settings.unix_path or settings.address, gateway=_Gateway, server_name="poller")
         self.wsgi_app = app
@@ -110,7 +113,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
-        self._listener = listen(settings)
+        self._listener = listener or listen(settings)
         self.requests = Threads(self._speak, min(settings.connections, _THREADS))
         self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
@@ -125,6 +128,10 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.ready = True
         self._holding.start()
         self._thread.start()
+
+    def hand_over(self) -> Listener:
+        """Return where it listens, for another server; to be ended soon after."""
+        return self._listener.hand_over()
 
     @property
     def alive(self) -> bool:

@@ -49,6 +49,9 @@ EVENTS: dict[str, EventSpec] = {
         "Report it with this line.",
     ),
     "server_started": EventSpec("info", "listen, tls", "The HTTP ingress answers from now on.", _NOTHING),
+    "server_stopped": EventSpec(
+        "info", "listen", "The HTTP ingress accepts nobody there any more; what was under way was answered.", _NOTHING
+    ),
     "server_failed": EventSpec(
         "error",
         "error",

@@ -11,7 +11,7 @@ from itertools import product
 
 import pytest
 
-from tests.ingress.daemon import SECRET, Ingress, hashed, running
+from tests.ingress.daemon import CLIENTS, SECRET, Ingress, hashed, running
 from tests.ingress.wire import Got, several
 from tests.scenarios.world import wait_for
 
@@ -36,7 +36,9 @@ path = "out"
 
 @pytest.fixture(scope="module")
 def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
-    with running(tmp_path_factory.mktemp("access"), more=POLLED, server="[server.auth]\nbasic = true") as made:
+    clients = {**CLIENTS, "fetcher": CLIENTS["seldom"]}
+    folder = tmp_path_factory.mktemp("access")
+    with running(folder, more=POLLED, server="[server.auth]\nbasic = true", clients=clients) as made:
         yield made
 
 
@@ -235,6 +237,17 @@ def test_a_client_that_asks_more_than_its_share_is_told_when_to_come_again(ingre
     # What it may not do counts as well; others are not concerned.
     assert ingress.push(RECORD, "other", client="seldom").status == 429
     assert ingress.push(RECORD, client="writer").status == 202
+
+
+def test_a_client_that_fetches_token_after_token_is_told_so_and_has_its_other_requests_still(ingress: Ingress) -> None:
+    got = [ingress.fetch("fetcher") for _ in range(7)]
+
+    assert [each.status for each in got] == [200] * 5 + [429] * 2
+    assert 0 < int(got[-1].headers["retry-after"]) <= 12
+    record = f"Bearer {got[0].json['access_token']}"
+    assert ingress.ask("GET", "/routes/push/records/none", headers={"Authorization": record}).status == 404
+    line = ingress.said("request_answered", endpoint="/oauth/token", status=429)[-1]
+    assert line["client"] == "fetcher"
 
 
 def test_every_answer_is_one_access_line_that_names_the_client(ingress: Ingress) -> None:

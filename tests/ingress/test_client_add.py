@@ -174,3 +174,26 @@ def test_write_into_a_folder_that_is_read_only_is_one_line(settings: Path, capsy
     finally:
         settings.parent.chmod(0o700)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# What there is.
+
+
+def test_clients_are_listed_without_their_secrets(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--settings", str(settings))
+    assert main(["client", "list", *where]) == 0
+    assert "no clients" in capsys.readouterr().err
+    settings.write_text(settings.read_text("utf-8") + '\n[server]\nlisten = "127.0.0.1:8080"\n', "utf-8")
+    for name, scope in (("zeta", "poll"), ("alpha", "records:write:helpdesk")):
+        added(capsys, name, "--scope", scope, "--write", *where)
+
+    assert main(["client", "list", *where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["alpha", "secret", "6000", "all", "records:write:helpdesk"],
+        ["zeta", "secret", "6000", "all", "poll"],
+    ]
+    assert main(["client", "list", "--json", *where]) == 0
+    told = capsys.readouterr().out
+    assert [each["client_id"] for each in json.loads(told)] == ["alpha", "zeta"]
+    assert "scrypt" not in told

@@ -40,6 +40,22 @@ class Hall:
         return []
 
 
+class Line:
+    """A connection, of which nothing is known."""
+
+    proven = False
+    certificate = None
+
+    def refuse(self, _reason: str) -> bool:
+        return True
+
+    def end_turn(self) -> None:
+        pass
+
+    def prove(self) -> None:
+        self.proven = True
+
+
 def app(**keys: Any) -> App:
     settings = ServerSettings.model_validate({"clients": {}} | keys)
     proofs = cast("Proofs", SimpleNamespace(verifier=Verifier(), basic=None, certificates=None, endpoint=None))
@@ -51,7 +67,7 @@ def push(to: App, token: str, route: str) -> tuple[int, dict[str, str]]:
     environ = {
         "REQUEST_URI": f"/routes/{route}/records", "REQUEST_METHOD": "POST", "REMOTE_ADDR": "127.0.0.1",
         "HTTP_HOST": "localhost", "HTTP_AUTHORIZATION": f"Bearer {token}", "wsgi.input": io.BytesIO(b"[]"),
-        "poller.connection": SimpleNamespace(proven=False, certificate=None, refuse=lambda _: True),
+        "poller.connection": Line(),
     }  # fmt: skip
     to(environ, lambda status, headers: said.extend((int(status[:3]), dict(headers))))
     return said[0], said[1]

@@ -64,6 +64,37 @@ def test_another_address_is_taken_and_the_former_one_is_given_back(ingress: Ingr
     assert ingress.ask("GET", "/readyz").json["status"] == "ready"
 
 
+@pytest.mark.parametrize("kind", ["port", "socket"])
+def test_nobody_is_turned_away_while_the_server_is_exchanged_at_its_address(tmp_path: Path, kind: str) -> None:
+    """What belongs to the server below changes again and again, and somebody connects all the time."""
+    end, turned, served = threading.Event(), list[str](), 0
+    with running(tmp_path, listen=f"unix:{tmp_path}/http.sock" if kind == "socket" else None) as ingress:
+
+        def knocking() -> None:
+            nonlocal served
+            while not end.is_set():
+                try:
+                    with ingress.connect() as connection:
+                        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                        served += bool(connection.recv(65536))
+                except ConnectionRefusedError as error:
+                    turned.append(str(error))
+                except OSError:
+                    pass  # it was accepted by the former server in its last moment
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(knocking)
+            try:
+                for number in range(6):
+                    before = served
+                    assert changed(ingress, f"connections = {50 + number}") == ""
+                    wait_for(lambda: served > before + 5, "it to be served")  # noqa: B023
+            finally:
+                end.set()
+
+    assert turned == []
+
+
 def test_settings_that_cannot_be_used_leave_the_former_server_as_it_is(ingress: Ingress) -> None:
     former = ingress.listen
     with socket.create_server(("127.0.0.1", 0)) as taken:

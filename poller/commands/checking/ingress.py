@@ -1,7 +1,8 @@
-"""The ingress: whether those who judge tokens answer, and how long our certificate lasts. Nothing is listened on."""
+"""The ingress: whether those who judge tokens answer, and how long our certificate lasts, and whether the address is to be had."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from cryptography import x509
 from poller.clients.http import HttpRemote
 from poller.commands.checking.findings import Finding, fault, warning, well
 from poller.ingress.auth_settings import AuthSettings
+from poller.ingress.listening import try_out
 from poller.ingress.principal import Refused, Undecided
 from poller.ingress.settings import ServerSettings
 from poller.ingress.tokens.introspection import IntrospectionVerifier
@@ -33,8 +35,24 @@ def ingress(settings: ServerSettings, *, now: datetime | None = None) -> Iterato
         yield _introspection(auth)
     if settings.tls is not None:
         yield _certificate(str(settings.tls.certificate), now or datetime.now(UTC))
+    yield _address(settings)
+
+
+def _address(settings: ServerSettings) -> Finding:
     names = ", ".join(settings.clients) or "none in the settings"
-    yield well(_NAME, f"would listen on {settings.listen}; clients: {names}")
+    try:
+        try_out(settings)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            # A daemon that runs is the usual reason, and none to worry about.
+            return well(_NAME, f"somebody listens on {settings.listen}: our daemon, if it runs; clients: {names}")
+        if error.errno == errno.EACCES:
+            return warning(
+                _NAME, f"whoever asks may not listen on {settings.listen}; may the daemon?", "see server.listen"
+            )
+        why = (error.strerror or "it is no address of this machine").partition(" (while")[0]
+        return fault(_NAME, f"cannot listen on {settings.listen}: {why}", "see server.listen")
+    return well(_NAME, f"would listen on {settings.listen}; clients: {names}")
 
 
 def _keys(auth: AuthSettings) -> Finding:

@@ -74,7 +74,14 @@ class TokenEndpoint:
         self._tokens = tokens
         self._now = now
 
-    def answer(self, body: bytes, content_type: str, authorization: str | None, peer: str) -> TokenAnswer:
+    def answer(
+        self,
+        body: bytes,
+        content_type: str,
+        authorization: str | None,
+        peer: str,
+        proven: Callable[[str], object] = lambda _client: None,
+    ) -> TokenAnswer:
         """
         Return the answer to one request; it never raises for what a caller sends.
 
@@ -86,6 +93,8 @@ class TokenEndpoint:
             authorization: The header's whole value, None where there is none.
 
             peer: Where the caller is, for counting its failures.
+
+            proven: Called with the client whose secret was right, before it is given a token; what it raises is raised.
         """
         try:
             fields = _fields(body, content_type)
@@ -94,6 +103,7 @@ class TokenEndpoint:
             if fields["grant_type"] != "client_credentials":
                 raise _Refusal("unsupported_grant_type", "only client_credentials is supported")
             client, mark = self._client(fields, authorization, peer)
+            proven(client)
             scopes = _scopes(fields.get("scope"), self._clients[client])
             return self._granted(client, mark, scopes)
         except _Refusal as refusal:
