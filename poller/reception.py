@@ -7,19 +7,22 @@ The daemon (`service`) owns the schedule and says what is stuck; `intake` stores
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from poller.clock import Clock
 from poller.errors import SettingsError
-from poller.ingress.app import App
-from poller.ingress.opening import CannotListen, Ingress
+from poller.ingress.listening import CannotListen
 from poller.ingress.settings import ServerSettings
-from poller.ingress.tokens import open_proofs
 from poller.intake import Intake
 from poller.model import Kept, Page
 from poller.ports import Pushed
 from poller.route import Route
 from poller.store import Store
 from poller.store.tokens import Tokens
+
+if TYPE_CHECKING:
+    from poller.ingress.app import App
+    from poller.ingress.opening import Ingress
 
 
 class Reception:
@@ -76,6 +79,8 @@ class Reception:
             CannotListen: The address cannot be had.
         """
         if settings is not None:
+            from poller.ingress.opening import Ingress
+
             self._ingress = Ingress(settings, self._app(settings))
         self._settings = settings
 
@@ -127,4 +132,8 @@ class Reception:
             self._ingress = None
 
     def _app(self, settings: ServerSettings) -> App:
+        # As with the server: whoever has no ingress does not wait for its libraries at each start.
+        from poller.ingress.app import App
+        from poller.ingress.tokens import open_proofs
+
         return App(settings, self, open_proofs(settings.auth, settings.clients, Tokens(self._store)))

@@ -35,7 +35,7 @@ def run(settings_option: str | None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     path, settings = read_settings(settings_option)
     logs.setup(settings.log.level, settings.log.format)
-    from poller.ingress.opening import CannotListen
+    from poller.ingress.listening import CannotListen
     from poller.service import Service
 
     try:

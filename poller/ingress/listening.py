@@ -15,6 +15,10 @@ from poller.ingress.settings import ServerSettings
 _BACKLOG = 256
 
 
+class CannotListen(Exception):
+    """The address cannot be had; ``str`` is one line."""
+
+
 @dataclass(kw_only=True)
 class Listener:
     """A socket that listens."""

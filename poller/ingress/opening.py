@@ -9,7 +9,7 @@ from typing import Any
 from poller import metrics
 from poller.clients.tls import Trust
 from poller.ingress.app import App
-from poller.ingress.listening import Listener
+from poller.ingress.listening import CannotListen, Listener
 from poller.ingress.server import Server
 from poller.ingress.settings import ServerSettings
 from poller.logs import get_logger
@@ -18,10 +18,6 @@ log = get_logger()
 
 #: Settings that belong to the server below the application.
 _OF_SERVER = ("listen", "connections", "head_timeout", "body_timeout")
-
-
-class CannotListen(Exception):
-    """The address cannot be had; ``str`` is one line."""
 
 
 class Ingress:
