@@ -12,6 +12,7 @@ from poller.ingress.house import House
 from poller.ingress.principal import Principal, Refused
 from poller.ingress.settings import ServerSettings
 from poller.ingress.tokens import Proofs
+from tests.ingress.wire import Line
 
 
 class Verifier:
@@ -33,7 +34,7 @@ def asked(listen: str, peer: str, token: str | None, *, host: str = "poller.exam
     said: list[str] = []
     environ: dict[str, Any] = {
         "REQUEST_URI": "/metrics", "REQUEST_METHOD": "GET", "REMOTE_ADDR": peer, "HTTP_HOST": host,
-        "poller.connection": SimpleNamespace(proven=False, certificate=None, refuse=lambda _: True),
+        "poller.connection": Line(),
     }  # fmt: skip
     if token is not None:
         environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"

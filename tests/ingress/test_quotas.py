@@ -16,6 +16,7 @@ from poller.ingress.principal import Principal
 from poller.ingress.settings import ServerSettings
 from poller.ingress.tokens import Proofs
 from poller.model import Page
+from tests.ingress.wire import Line
 
 
 class Verifier:
@@ -38,22 +39,6 @@ class Hall:
 
     def push(self, route: str, page: Page) -> list[Any]:
         return []
-
-
-class Line:
-    """A connection, of which nothing is known."""
-
-    proven = False
-    certificate = None
-
-    def refuse(self, _reason: str) -> bool:
-        return True
-
-    def end_turn(self) -> None:
-        pass
-
-    def prove(self) -> None:
-        self.proven = True
 
 
 def app(**keys: Any) -> App:
