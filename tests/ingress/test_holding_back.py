@@ -69,7 +69,15 @@ def test_refusals_take_turns_and_end_without_a_word_where_the_queue_is_too_long(
 
 def test_those_of_whom_nothing_is_known_are_looked_at_in_turn_and_wait_for_nobody_long() -> None:
     """A turn is taken by one; somebody who is known needs none, and whoever has waited long enough goes on without."""
-    server = cast("Server", SimpleNamespace(turns=threading.BoundedSemaphore(1), ssl_adapter=None))
+    server = cast(
+        "Server",
+        SimpleNamespace(
+            turns=threading.BoundedSemaphore(1),
+            ssl_adapter=None,
+            peercreds_enabled=False,
+            peercreds_resolve_enabled=False,
+        ),
+    )
     pairs = [socket.socketpair() for _ in range(3)]
     first, second, known = (Connection(server, mine) for mine, _ in pairs)
     try:
