@@ -7,6 +7,7 @@ Pure. The three parts are length-prefixed before hashing, so that ("a", "bc") di
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 
 def _hash(*parts: str) -> str:
@@ -41,7 +42,13 @@ def correlation_display(route: str, key: str) -> str:
 
 def message_id(correlation_id: str, operation: str, version: str) -> str:
     """Return what every copy of one delivery bears and no other delivery does: the correlation_id and 16 hex."""
-    return f"{correlation_id}:{_hash(operation, version)[:16]}"
+    return f"{correlation_id}:{_version_mark(operation, version)}"
+
+
+@lru_cache(maxsize=1024)
+def _version_mark(operation: str, version: str) -> str:
+    # Most records of a route have their first version.
+    return _hash(operation, version)[:16]
 
 
 def malformed_key(raw: str) -> str:

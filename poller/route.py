@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 #: Sends claimed for each connection where an outcome in doubt is simply sent again: while a turn settles and claims, the
 #: connections go on with these.
-AHEAD = 8
+AHEAD = 24
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ Source: STOMP 1.2; ActiveMQ Classic 5.17 and stomp-py 9.0, tried (dependencies.m
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -59,6 +60,8 @@ class StompSession:
         self._where = f"{host}:{port}"
         self._wait = settings.receipt_timeout.total_seconds()
         self._heard = Heard()
+        # Nobody can guess it, and a text message in a queue cannot pretend to be a receipt of ours.
+        self._name, self._count = uuid4().hex, itertools.count(1)
         login = _login(settings, self._where)
         limit = settings.connect_timeout.total_seconds()
         until = monotonic() + limit
@@ -99,6 +102,9 @@ class StompSession:
         """Whether nothing speaks against using it again."""
         return not self._heard.ended and self._heard.error is None
 
+    def _receipt(self) -> str:
+        return f"{self._name}-{next(self._count)}"
+
     # Sending.
 
     def send(
@@ -136,7 +142,7 @@ class StompSession:
     def _send(self, destination: str, body: bytes, headers: Mapping[str, str], check: Callable[[], None]) -> None:
         if any("\0" in text for text in (destination, *headers.values())):
             raise PermanentError("a header would hold a NUL, which STOMP cannot carry; change what the key is made of")
-        receipt = uuid4().hex
+        receipt = self._receipt()
         own = {"destination": destination, "receipt": receipt, "persistent": "true", "content-length": str(len(body))}
         check()
         self._frame("SEND", {**headers, **own}, body)
@@ -241,7 +247,7 @@ class StompSession:
         self._certain("COMMIT", transaction)
 
     def _certain(self, command: str, headers: dict[str, str]) -> None:
-        receipt = uuid4().hex
+        receipt = self._receipt()
         self._frame(command, headers | {"receipt": receipt})
         self._heard.wait(lambda: receipt in self._heard.receipts, self._wait)
         if receipt not in self._heard.receipts:
@@ -259,7 +265,7 @@ class StompSession:
         """Say farewell, and end."""
         if self.alive:
             try:
-                receipt = uuid4().hex
+                receipt = self._receipt()
                 self._protocol.send_frame("DISCONNECT", {"receipt": receipt})
                 self._heard.wait(lambda: receipt in self._heard.receipts, _LAST_WORDS)
             except OSError:

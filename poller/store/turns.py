@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from types import MappingProxyType
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Connection,
     Integer,
+    Update,
     bindparam,
     case,
     func,
@@ -45,9 +48,14 @@ class Settled:
     ended: datetime
 
 
+#: Rows that one statement changes at most.
+_TOGETHER = 500
+_ROW: BindParameter[int] = bindparam("row")
+_ROWS: BindParameter[list[int]] = bindparam("rows", expanding=True)
+
 _SETTLE = (
     update(deliveries)
-    .where(d.id == bindparam("row"), d.owner == bindparam("me"), d.epoch == bindparam("at_epoch"))
+    .where(d.owner == bindparam("me"), d.epoch == bindparam("at_epoch"))
     .values(
         state=bindparam("new_state"),
         not_before=func.coalesce(bindparam("due", type_=Time), d.not_before),
@@ -66,17 +74,15 @@ _SETTLE = (
         changed_at=bindparam("at", type_=Time),
     )
 )
-_DONE = (
-    update(records)
-    .where(r.id == bindparam("row"))
-    .values(
-        sys_id=func.coalesce(bindparam("new_sys_id"), r.sys_id),
-        number=func.coalesce(bindparam("new_number"), r.number),
-        created_at=func.coalesce(bindparam("created"), r.created_at),
-        settled_at=bindparam("at", type_=Time),
-        reason=bindparam("why"),
-    )
+_DONE = update(records).values(
+    sys_id=func.coalesce(bindparam("new_sys_id"), r.sys_id),
+    number=func.coalesce(bindparam("new_number"), r.number),
+    created_at=func.coalesce(bindparam("created"), r.created_at),
+    settled_at=bindparam("at", type_=Time),
+    reason=bindparam("why"),
 )
+_SETTLE_ONE, _SETTLE_MANY = _SETTLE.where(d.id == _ROW), _SETTLE.where(d.id.in_(_ROWS))
+_DONE_ONE, _DONE_MANY = _DONE.where(r.id == _ROW), _DONE.where(r.id.in_(_ROWS))
 
 
 def settle(
@@ -97,14 +103,14 @@ def settle(
     """
     if not settled:
         return []
-    result = connection.execute(_SETTLE, [_settlement(each, owner, now) for each in settled])
-    lost, vanished = ([], set()) if result.rowcount == len(settled) else _lost(connection, settled)
+    count = _write(connection, _SETTLE_ONE, _SETTLE_MANY, [_settlement(each, owner, now) for each in settled])
+    lost, vanished = ([], set()) if count == len(settled) else _lost(connection, settled)
     gone = {each.claim.id for each in lost}
     kept = [each for each in settled if each.claim.id not in gone]
     # What becomes of a reply never touches the record.
     done = [each for each in kept if each.claim.intent.operation is not Operation.REPLY]
     if done := [each for each in done if each.verdict.state in FINISHED | {State.DEAD}]:
-        connection.execute(_DONE, [_completion(each, now) for each in done])
+        _write(connection, _DONE_ONE, _DONE_MANY, [_completion(each, now) for each in done])
     _owe_replies(connection, kept, replies, now)
     settled = [each for each in settled if each.claim.id not in vanished]
     if tried := [_attempt(each) for each in settled if each.verdict.outcome is not None]:
@@ -124,6 +130,32 @@ def settle(
                 update(deliveries).where(d.id == each.claim.id, d.state == State.UNKNOWN).values(not_before=now)
             )
     return lost
+
+
+def _write(connection: Connection, one: Update, many: Update, rows: Sequence[dict[str, object]]) -> int:
+    """
+    Write *rows*, at least one and of different ids each, and return how many there were.
+
+    Those that are alike but for their id are written with one statement: for each row of an executemany sqlite3 lets go of the
+    interpreter, and a busy daemon waits for it each time.
+    """
+    names = [name for name in rows[0] if name != "row"]
+    like = itemgetter(*names)
+    alike: dict[object, list[dict[str, object]]] = {}
+    for row in rows:
+        alike.setdefault(like(row), []).append(row)
+    count, others = 0, []
+    for group in alike.values():
+        if len(group) == 1:
+            others += group
+            continue
+        same = {name: group[0][name] for name in names}
+        for start in range(0, len(group), _TOGETHER):
+            ids = [row["row"] for row in group[start : start + _TOGETHER]]
+            count += connection.execute(many, same | {"rows": ids}).rowcount
+    if others:
+        count += connection.execute(one, others).rowcount
+    return count
 
 
 def _owe_replies(connection: Connection, settled: Sequence[Settled], replies: Mapping[int, int], now: datetime) -> None:
@@ -205,13 +237,10 @@ def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Sett
 
 # Claiming.
 
-_HOLD = (
-    update(deliveries)
-    .where(d.id == bindparam("row"))
-    .values(
-        owner=bindparam("me"), epoch=bindparam("new_epoch"), lease_until=bindparam("lease", type_=Time), fresh=False
-    )
+_HOLD = update(deliveries).values(
+    owner=bindparam("me"), epoch=bindparam("new_epoch"), lease_until=bindparam("lease", type_=Time), fresh=False
 )
+_HOLD_ONE, _HOLD_MANY = _HOLD.where(d.id == _ROW), _HOLD.where(d.id.in_(_ROWS))
 _SEND = (
     update(deliveries)
     .where(d.id == bindparam("row"))
@@ -240,7 +269,7 @@ def hold(connection: Connection, owner: str, claims: Sequence[Claim], *, lease_u
     """Take deliveries on for a look-up or a preparation; *claims* already carry the raised epoch."""
     if claims:
         rows = [{"row": c.id, "me": owner, "new_epoch": c.epoch, "lease": lease_until} for c in claims]
-        connection.execute(_HOLD, rows)
+        _write(connection, _HOLD_ONE, _HOLD_MANY, rows)
 
 
 def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
