@@ -67,7 +67,6 @@ class Service:
         # From the first moment: a SIGHUP that nobody awaits would end the process.
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._room = EngineRoom(settings, path)
-        gauges.begin(self._room, settings, next_poll)
         self._pulse = 0.0
         self._fed = 0.0
         self._stuck: list[str] = []
@@ -84,8 +83,8 @@ class Service:
         self._reception = Reception(
             self._room.store, self._room.clock, lambda: self._room.routes, ring=self._bell.ring, stuck=self._not_moving
         )
+        self._renew_gauges(settings)
         self._reception.open(settings.server)
-        metrics.watch_connections(lambda: self._reception.open_connections)
         self._turning = threading.Thread(target=self._room.dispatcher.run, name="dispatcher", daemon=True)
 
     def run(self) -> int:
@@ -261,7 +260,7 @@ class Service:
             log.error("settings_refused", problems=problems)
         else:
             self._settings = settings
-            gauges.renew(self._room, settings, next_poll)
+            self._renew_gauges(settings)
             for name in before.keys() - self._room.routes.keys():
                 if self._scheduler.get_job(f"poll:{name}"):
                     self._scheduler.remove_job(f"poll:{name}")
@@ -273,6 +272,14 @@ class Service:
                 self._schedule_upkeep()
             log.info("settings_reloaded", changed=changed)
         systemd.notify("READY=1", self._status())
+
+    def _renew_gauges(self, settings: Settings) -> None:
+        if metrics.counting():
+            gauges.renew(self._room, settings, next_poll)
+        elif settings.server is not None:
+            # Without an ingress nobody can ask for the counts, and their library is slow to load.
+            gauges.begin(self._room, settings, next_poll)
+            metrics.watch_connections(lambda: self._reception.open_connections)
 
     # The end.
 

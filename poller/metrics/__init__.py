@@ -27,6 +27,7 @@ __all__ = [
     "blocked",
     "called",
     "connected",
+    "counting",
     "delivered",
     "doubt_ended",
     "doubted",
@@ -66,6 +67,11 @@ def start() -> None:
     from poller.metrics.counts import Counts
 
     _counts = Counts()
+
+
+def counting() -> bool:
+    """Return whether counting has begun."""
+    return _counts is not None
 
 
 def stop() -> None:
