@@ -8,7 +8,7 @@ blocked, or a remote that failed, gets one probe at a time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -45,10 +45,16 @@ HOUR = timedelta(hours=1)
 
 
 class Claiming:
-    """Claims for one dispatcher; remembers when asking the database again is worth while."""
+    """
+    Claims for one dispatcher; remembers when asking the database again is worth while.
 
-    def __init__(self, owner: str) -> None:
+    Args:
+        most: How much of a route may be claimed at a time; no more than its ``concurrency`` is in flight.
+    """
+
+    def __init__(self, owner: str, most: Callable[[Route], int]) -> None:
         self._owner = owner
+        self._most = most
         # When (route, question) may have something due, by the monotonic clock; absent: ask.
         self._not_before: dict[tuple[int, str], float] = {}
         self._wake_at = 0.0
@@ -109,7 +115,7 @@ class Claiming:
         lease_until: datetime,
     ) -> list[Work]:
         """Return the work to hand out, written as claimed in the caller's transaction."""
-        turn = _Turn(connection, effects, working, now, monotonic, lease_until)
+        turn = _Turn(connection, effects, working, now, monotonic, lease_until, self._most)
         names = list(routes)
         self._turn += 1
         claimed: list[Work] = []
@@ -178,7 +184,7 @@ class Claiming:
         coming = self._ready[route.id] + BATCH * turn.preparing[route.name]
         # While the first creates go one at a time, the other workers have nothing better to do than to prepare.
         proving = route.sink.guarded and turn.effects.guards[route.name].proving
-        return coming < (BATCH if proving else 4) * route.most_claimed and not turn.held(route)
+        return coming < (BATCH if proving else 4) * self._most(route) and not turn.held(route)
 
     def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
         raised = [replace(claim, epoch=claim.epoch + 1) for claim in claims]
@@ -278,8 +284,10 @@ class _Turn:
         now: datetime,
         monotonic: float,
         lease_until: datetime,
+        most: Callable[[Route], int],
     ) -> None:
         self.connection = connection
+        self._most = most
         self.effects = effects
         self.now = now
         self.monotonic = monotonic
@@ -297,7 +305,7 @@ class _Turn:
             if remote.paused_until is not None and remote.paused_until > self.now:
                 return 0
             return 0 if self.in_flight[route.sink.remote] else 1
-        return route.most_claimed - self.in_flight[route.sink.remote]
+        return self._most(route) - self.in_flight[route.sink.remote]
 
     def blocked(self, route: Route) -> bool:
         """Return whether the route waits, or its one probe is already out."""

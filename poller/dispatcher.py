@@ -70,7 +70,7 @@ class Dispatcher:
         self.lease = lease
         self._settle = settle
         self._mark = mark
-        self._lanes = Lanes(executor, self._unless_stopped, self._leave)
+        self._lanes = Lanes(executor, self._unless_stopped, self._leave, lease=lambda: self.lease)
         self._finished: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
         self._unsettled: list[Done] = []
         self._working: dict[int, Work] = {}
@@ -81,7 +81,7 @@ class Dispatcher:
         # The newest intent that is committed, its delivery and epoch: what the database must never forget.
         self._newest = (0, 0, 0)
         self._send_until = 0.0
-        self._claiming = Claiming(store.owner)
+        self._claiming = Claiming(store.owner, self._lanes.most)
         self._effects = Effects()
         self.routes = dict(routes)
         #: Called when an attempt in doubt has ended well: a copy of it may still have made a second row.

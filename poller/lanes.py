@@ -13,15 +13,27 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from datetime import timedelta
+from time import monotonic
 
-from poller.errors import BlockedError, HeldError, TransientError
+from poller.errors import BlockedError, HeldError, NotSentError, TransientError
+from poller.route import Route
 from poller.work import Done, Send
+
+#: Sends claimed for each connection where an outcome in doubt is simply sent again: while a turn settles and claims, the
+#: connections go on with these.
+AHEAD = 24
 
 
 @dataclass
 class _Lane:
     waiting: deque[Send] = field(default_factory=deque)
     workers: int = 0
+    #: What a send takes, on the mean of the latest.
+    seconds: float = 0.0
+
+    def took(self, seconds: float) -> None:
+        self.seconds += (seconds - self.seconds) / 8 if self.seconds else seconds
 
     def next(self) -> Send | None:
         """Take what may go now: a route whose remote others use too may allow fewer requests in flight than they do."""
@@ -48,16 +60,34 @@ class Lanes:
         carry_out: Does a piece of work, tells the dispatcher, and returns what it told; never raises.
 
         give_back: Tells the dispatcher of a piece of work that is not done; never raises.
+
+        lease: How long a claim lasts; half of it is all the time that a send has until its first byte.
     """
 
     def __init__(
-        self, executor: Executor, carry_out: Callable[[Send], Done], give_back: Callable[[Send], object]
+        self,
+        executor: Executor,
+        carry_out: Callable[[Send], Done],
+        give_back: Callable[[Send], object],
+        *,
+        lease: Callable[[], timedelta] = lambda: timedelta(seconds=60),
     ) -> None:
         self._executor = executor
         self._carry_out = carry_out
         self._give_back = give_back
+        self._lease = lease
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
+
+    def most(self, route: Route) -> int:
+        """Return how much of a route may be claimed at a time: what can begin long before its time is over."""
+        if route.sink.guarded:
+            return route.concurrency
+        with self._lock:
+            lane = self._lanes.get(route.sink.remote)
+            seconds = lane.seconds if lane is not None else 0.0
+        ahead = int(self._lease().total_seconds() / 4 / seconds) if seconds else AHEAD
+        return max(1, min(AHEAD, ahead)) * route.concurrency
 
     def add(self, work: Send) -> None:
         """Put *work* at the end of its remote's lane."""
@@ -77,7 +107,11 @@ class Lanes:
                     # Whoever is left takes what this one may not: the last of them may take anything.
                     lane.workers -= 1
                     return
-            self._clear(lane, self._carry_out(work))
+            began = monotonic()
+            done = self._carry_out(work)
+            if not isinstance(done.result, NotSentError):
+                lane.took(monotonic() - began)
+            self._clear(lane, done)
 
     def _clear(self, lane: _Lane, done: Done) -> None:
         """Give back what must not follow *done* at once: it would ask a remote that has just said no."""

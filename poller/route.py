@@ -32,10 +32,6 @@ log = get_logger()
 
 T = TypeVar("T")
 
-#: Sends claimed for each connection where an outcome in doubt is simply sent again: while a turn settles and claims, the
-#: connections go on with these.
-AHEAD = 24
-
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -77,11 +73,6 @@ class Route:
     def id(self) -> int:
         """Return the route's id in the database."""
         return self.receiver.route_id
-
-    @property
-    def most_claimed(self) -> int:
-        """Return how much of the route may be claimed at a time; no more than ``concurrency`` is in flight."""
-        return self.concurrency if self.sink.guarded else AHEAD * self.concurrency
 
     def poll_if_due(self, store: Store, clock: Clock) -> bool:
         """Poll once, unless the source asked to wait or has just failed; return whether it went well or was not due."""

@@ -83,7 +83,7 @@ class Service:
         self._reception = Reception(
             self._room.store, self._room.clock, lambda: self._room.routes, ring=self._bell.ring, stuck=self._not_moving
         )
-        self._renew_gauges(settings)
+        self._begin_gauges(settings)
         self._reception.open(settings.server)
         self._turning = threading.Thread(target=self._room.dispatcher.run, name="dispatcher", daemon=True)
 
@@ -249,6 +249,7 @@ class Service:
             settings = load(self._path)
             before = dict(self._room.routes)
             maintenance = self._settings.maintenance
+            self._begin_gauges(settings)
             self._reception.use(settings.server)
             try:
                 changed = self._room.use(settings)
@@ -260,7 +261,8 @@ class Service:
             log.error("settings_refused", problems=problems)
         else:
             self._settings = settings
-            self._renew_gauges(settings)
+            if metrics.counting():
+                gauges.renew(self._room, settings, next_poll)
             for name in before.keys() - self._room.routes.keys():
                 if self._scheduler.get_job(f"poll:{name}"):
                     self._scheduler.remove_job(f"poll:{name}")
@@ -273,11 +275,9 @@ class Service:
             log.info("settings_reloaded", changed=changed)
         systemd.notify("READY=1", self._status())
 
-    def _renew_gauges(self, settings: Settings) -> None:
-        if metrics.counting():
-            gauges.renew(self._room, settings, next_poll)
-        elif settings.server is not None:
-            # Without an ingress nobody can ask for the counts, and their library is slow to load.
+    def _begin_gauges(self, settings: Settings) -> None:
+        # Without an ingress nobody can ask for the counts, and their library is slow to load.
+        if settings.server is not None and not metrics.counting():
             gauges.begin(self._room, settings, next_poll)
             metrics.watch_connections(lambda: self._reception.open_connections)
 

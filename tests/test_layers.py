@@ -53,7 +53,7 @@ ALLOWED = {
     "effects": f"{BASE} store logs metrics route work judging",
     "telling": f"{BASE} store logs metrics route work judging",
     "claiming": f"{BASE} store logs metrics route work effects",
-    "lanes": "errors work",
+    "lanes": "errors route work",
     "dispatcher": f"{BASE} store logs metrics route work effects judging telling claiming recovery lanes",
     # An edge knows protocols and formats. It knows neither the store, nor the route, nor any other edge.
     "sources": f"{BASE} clients formats translate logs metrics enrich",

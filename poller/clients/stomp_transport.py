@@ -207,7 +207,9 @@ class SocketTransport(BaseTransport):  # type: ignore[misc]  # it has no types
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def cleanup(self) -> None:
-        with self._calls:
+        # The number of a closed socket may be that of another one's at once; whoever is writing leaves soon.
+        self.disconnect_socket()
+        with self._frames, self._calls:
             self._socket.close()
 
 

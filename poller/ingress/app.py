@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from poller import metrics
@@ -21,10 +22,11 @@ from poller.ingress.callers import Callers, not_allowed
 from poller.ingress.endpoints import ENDPOINTS, Endpoint, find
 from poller.ingress.house import House
 from poller.ingress.limits import Buckets, Gauge, Quota, tightest
+from poller.ingress.principal import before_waiting
 from poller.ingress.records import Records
 from poller.ingress.requests import Request
 from poller.ingress.settings import ServerSettings
-from poller.ingress.tokens import Proofs
+from poller.ingress.tokens import Proofs, Throttled
 from poller.logs import get_logger
 
 log = get_logger()
@@ -139,12 +141,13 @@ class App:
         return monitoring.answer(endpoint.name, self._house)
 
     def _known(self, request: Request, endpoint: Endpoint, values: Mapping[str, str], told: _Told) -> Answer:
-        principal = self._callers.caller(request)
+        with before_waiting(request.connection.end_turn):
+            principal = self._callers.caller(request)
         told.client = principal.client
         request.connection.prove()
         route = values.get("route", "")
         act = endpoint.act or ""
-        quota = self._quota(principal.client)
+        quota = self._take(self._limits(principal.client))
         if not (principal.may(act, route) if route else act in principal.scopes):
             raise not_allowed(act, route or "any")
         # Only now: who may not speak of a route must not use up what others may.
@@ -160,10 +163,10 @@ class App:
             status=answer.status, body=answer.body, type=answer.type, headers=(*answer.headers, *quota.headers())
         )
 
-    def _quota(self, client: str, what: str = "client") -> Quota | None:
+    def _limits(self, client: str, what: str = "client") -> dict[str, int]:
         named = self._settings.clients.get(client)
         own = USUAL if named is None else named.requests_per_minute
-        return self._take({f"{what} {client}": own, "all": self._settings.requests_per_minute})
+        return {f"{what} {client}": own, "all": self._settings.requests_per_minute}
 
     def _take(self, limits: Mapping[str, int]) -> Quota | None:
         quota = self._buckets.take(limits)
@@ -208,7 +211,10 @@ class App:
             told.client = client
             request.connection.prove()
             # Beside its other requests, so that a client of few has its token and its share.
-            self._quota(client, "tokens of")
+            quota = self._buckets.take(self._limits(client, "tokens of"))
+            if quota is not None and quota.wait:
+                metrics.refused("quota")
+                raise Throttled("more tokens than are given in a minute", retry_after=timedelta(seconds=quota.wait))
 
         status, headers, value = endpoint.answer(body, kind, request.authorization, request.peer, proven)
         if status == 401:

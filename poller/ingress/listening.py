@@ -28,10 +28,18 @@ class Listener:
     path: Path | None = None
     inode: int = 0
 
-    def hand_over(self) -> Listener:
-        """Return it for another server: the same queue of those who connect, so that nobody is turned away between the two."""
-        path, self.path = self.path, None
-        return Listener(socket=self.socket.dup(), path=path, inode=self.inode)
+    def copy(self) -> Listener:
+        """
+        Return it for another server: the same queue of those who connect, so that nobody is turned away between the two.
+
+        Raises:
+            OSError: There is no descriptor left.
+        """
+        return Listener(socket=self.socket.dup(), path=self.path, inode=self.inode)
+
+    def leave(self) -> None:
+        """Remove nothing from the file system any more: it is another server's."""
+        self.path = None
 
     def remove(self) -> None:
         """Remove it from the file system, unless another process has made the path its own meanwhile."""
@@ -77,6 +85,8 @@ def try_out(settings: ServerSettings) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
         # As a server does: then a daemon may start in the same moment.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ":" in host:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         found.bind((host, port))
 
 
@@ -111,6 +121,8 @@ def _make_room(path: Path, *, remove: bool = True) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A daemon that is frozen, with its queue full, would hold us up.
+        probe.settimeout(1)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

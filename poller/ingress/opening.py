@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from poller import metrics
 from poller.clients.tls import Trust
 from poller.ingress.app import App
-from poller.ingress.listening import CannotListen, Listener
+from poller.ingress.listening import CannotListen
 from poller.ingress.server import Server
 from poller.ingress.settings import ServerSettings
 from poller.logs import get_logger
@@ -34,7 +35,6 @@ class Ingress:
     def __init__(self, settings: ServerSettings, app: App) -> None:
         self._settings = settings
         self._app = app
-        self._trust = Trust(settings.tls) if settings.tls else None
         self._server = self._open(settings)
 
     def begin(self) -> None:
@@ -62,20 +62,14 @@ class Ingress:
         was = self._settings
         same = all(getattr(settings, name) == getattr(was, name) for name in _OF_SERVER)
         same = same and (settings.tls is None) == (was.tls is None)
-        trust = Trust(settings.tls) if settings.tls else None
         replaced = self._app
         if same:
-            self._settings, self._app, self._trust = settings, app, trust
+            self._settings, self._app = settings, app
+            self._server.encrypt(_context(settings))
             replaced.close()
             return
         former = self._server
-        # The context is asked for with each connection, of those that the new server accepts.
-        before, self._trust = self._trust, trust
-        try:
-            server = self._open(settings, former.hand_over() if settings.listen == was.listen else None)
-        except CannotListen:
-            self._trust = before
-            raise
+        server = self._open(settings, former if settings.listen == was.listen else None)
         self._settings, self._app, self._server = settings, app, server
         self.begin()
         former.end()
@@ -92,18 +86,18 @@ class Ingress:
         log.info("server_stopped", listen=self._settings.listen)
         self._app.close()
 
-    def _open(self, settings: ServerSettings, listener: Listener | None = None) -> Server:
-        context = self._context if settings.tls else None
+    def _open(self, settings: ServerSettings, before: Server | None = None) -> Server:
         try:
-            return Server(settings, self._call, context, metrics.refused, listener)
+            return Server(settings, self._call, _context(settings), metrics.refused, before)
         except OSError as error:
             # Python adds in brackets what stands before it already.
             why = (error.strerror or "it is no address of this machine").partition(" (while")[0]
             raise CannotListen(f"server.listen: cannot listen on {settings.listen}: {why}") from None
 
-    def _context(self) -> Any:  # noqa: ANN401  an SSLContext; asked only where there is TLS
-        assert self._trust is not None  # noqa: S101  see _open
-        return self._trust.context()
-
     def _call(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         return self._app(environ, start_response)
+
+
+def _context(settings: ServerSettings) -> Callable[[], ssl.SSLContext] | None:
+    """Return what gives the TLS of each connection, as the files are by then."""
+    return Trust(settings.tls).context if settings.tls else None

@@ -6,6 +6,9 @@ Knows no HTTP: `bearer` finds the proof in a request, the verifiers in `tokens` 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -49,6 +52,31 @@ class Undecided(Exception):
         super().__init__(why)
         self.why = why
         self.retry_after = retry_after
+
+
+class _Waiting(threading.local):
+    """What this thread does before it waits."""
+
+    before: Callable[[], object] | None = None
+
+
+_waiting = _Waiting()
+
+
+@contextmanager
+def before_waiting(act: Callable[[], object]) -> Iterator[None]:
+    """Have *act* called within the block before who calls is waited for."""
+    _waiting.before = act
+    try:
+        yield
+    finally:
+        _waiting.before = None
+
+
+def about_to_wait() -> None:
+    """Say that what comes next may take long: a provider is asked, or a secret is checked slowly."""
+    if _waiting.before is not None:
+        _waiting.before()
 
 
 class Verifier(Protocol):

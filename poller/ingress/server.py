@@ -81,7 +81,7 @@ class Server(HTTPServer):  # type: ignore[misc]
 
         told: Called with the reason of each refusal that the application does not see.
 
-        listener: Of a server before it, at the same address.
+        before: At the same address; it accepts nobody any more once this one is made.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -95,7 +95,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         app: Callable[..., Any],
         context: Callable[[], ssl.SSLContext] | None,
         told: Callable[[str], None],
-        listener: Listener | None = None,
+        before: Server | None = None,
     ) -> None:
         super().__init__(settings.unix_path or settings.address, gateway=_Gateway, server_name="poller")
         self.wsgi_app = app
@@ -103,7 +103,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.keep_alive_conn_limit = None
         self.max_request_header_size = MOST_HEAD
         self.software = "poller"
-        self.ssl_adapter = _Tls(context) if context else None
+        self.encrypt(context)
         self.head_seconds = settings.head_timeout.total_seconds()
         self.body_seconds = settings.body_timeout.total_seconds()
         self.pace = Pace()
@@ -113,15 +113,21 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
-        self._listener = listener or listen(settings)
+        self.listener: Listener = before.listener.copy() if before else listen(settings)
         self.requests = Threads(self._speak, min(settings.connections, _THREADS))
         self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
-        self.socket = self._listener.socket
-        if self._listener.path is None:
+        self.socket = self.listener.socket
+        if self.listener.path is None:
             self.bind_addr = self.socket.getsockname()[:2]
         self.socket.settimeout(1)
-        self._connections = ConnectionManager(self)
+        try:
+            self._connections = ConnectionManager(self)
+        except OSError:
+            self.socket.close()
+            raise
+        if before:
+            before.hand_over()
 
     def begin(self) -> None:
         """Serve from now on, in threads of its own."""
@@ -129,9 +135,14 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._holding.start()
         self._thread.start()
 
-    def hand_over(self) -> Listener:
-        """Return where it listens, for another server; to be ended soon after."""
-        return self._listener.hand_over()
+    def encrypt(self, context: Callable[[], ssl.SSLContext] | None) -> None:
+        """Take the TLS of connections that come from now on from there."""
+        self.ssl_adapter = _Tls(context) if context else None
+
+    def hand_over(self) -> None:
+        """Accept nobody any more, since another server does; to be ended soon after."""
+        self._connections._selector.unregister(self.socket.fileno())  # noqa: SLF001  cheroot knows no other way
+        self.listener.leave()
 
     @property
     def alive(self) -> bool:
@@ -160,7 +171,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._connections.close()
         self._holding.stop()
         self.requests.stop(0)
-        self._listener.remove()
+        self.listener.remove()
         # Those whose turn in a thread has not come, and does not come any more.
         for conn in list(self._open):
             if not conn.busy:

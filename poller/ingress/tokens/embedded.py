@@ -94,7 +94,7 @@ class TokenEndpoint:
 
             peer: Where the caller is, for counting its failures.
 
-            proven: Called with the client whose secret was right, before it is given a token; what it raises is raised.
+            proven: Called with the client whose secret was right, before it is given a token; may raise `Throttled`.
         """
         try:
             fields = _fields(body, content_type)
@@ -103,7 +103,10 @@ class TokenEndpoint:
             if fields["grant_type"] != "client_credentials":
                 raise _Refusal("unsupported_grant_type", "only client_credentials is supported")
             client, mark = self._client(fields, authorization, peer)
-            proven(client)
+            try:
+                proven(client)
+            except Throttled as error:
+                raise _later(429, "slow_down", error.why, error.retry_after) from None
             scopes = _scopes(fields.get("scope"), self._clients[client])
             return self._granted(client, mark, scopes)
         except _Refusal as refusal:

@@ -19,7 +19,7 @@ from typing import Final
 
 from poller.clock import Clock
 from poller.ingress.auth_settings import ClientSettings
-from poller.ingress.principal import Refused, Undecided
+from poller.ingress.principal import Refused, Undecided, about_to_wait
 from poller.ingress.scrypt import ScryptHash
 from poller.ingress.tokens.lasting import Lasting
 from poller.logs import get_logger
@@ -156,6 +156,7 @@ class ClientSecrets:
             stored = None
         if not self._waiting.acquire(blocking=False):
             raise Undecided("too many secrets are being checked", retry_after=timedelta(seconds=1))
+        about_to_wait()
         try:
             if not self._turns.acquire(timeout=_TURN):
                 raise Undecided("too many secrets are being checked", retry_after=timedelta(seconds=1))

@@ -23,7 +23,7 @@ from poller.clients.revealing import reveal
 from poller.clock import Clock
 from poller.errors import PollerError, UnknownOutcome
 from poller.ingress.auth_settings import AuthSettings, ClientSettings
-from poller.ingress.principal import Principal, Refused, Undecided
+from poller.ingress.principal import Principal, Refused, Undecided, about_to_wait
 from poller.ingress.tokens.claims import (
     check_form,
     check_kind,
@@ -99,6 +99,7 @@ class IntrospectionVerifier:
             return known
         if (why := self._bad.get(digest)) is not None:
             raise Refused(why)
+        about_to_wait()
         outcome = self._asked(token, digest)
         if isinstance(outcome, Principal):
             return outcome

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import jwt
 
 from poller.clock import Clock
-from poller.ingress.principal import Refused, Undecided
+from poller.ingress.principal import Refused, Undecided, about_to_wait
 from poller.ingress.tokens.jwks import NoKeys
 from poller.logs import get_logger
 
@@ -153,6 +153,7 @@ class Keys:
         if self._waiting >= _MOST_WAITING:
             raise Undecided("the issuer's keys are being fetched", retry_after=timedelta(seconds=1))
         self._waiting += 1
+        about_to_wait()
         try:
             if not self._changed.wait_for(lambda: not self._fetching, timeout=_LONGEST_WAIT):
                 raise Undecided("the issuer's keys are being fetched")
