@@ -7,6 +7,7 @@ longer than its keys may be used.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from tests.scenarios.world import wait_for
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.xdist_group("oidc")]
 
+#: Seconds that the provider is away; ``POLLER_TEST_LONG=1``: five minutes.
+AWAY = 300.0 if os.environ.get("POLLER_TEST_LONG") else 15.0
 #: Between two fetches of keys, as docs/recipes/identity-provider.md says.
 COOLDOWN = 60.0
 
@@ -137,6 +140,24 @@ def test_keys_are_rotated_under_load_and_no_valid_push_is_refused_for_longer_tha
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
+def test_the_provider_is_away_for_a_while_and_nobody_who_has_a_token_notices(tmp_path: Path) -> None:
+    """With the settings as they are when nothing is said: keys are good for an hour."""
+    with served(tmp_path, jwt) as (world, provider):
+        pusher, token, seen = Pusher(world), provider.token(), Counter[int]()
+        assert pusher.push(token) == 202
+        provider.stop()
+        until = time.monotonic() + AWAY
+        while time.monotonic() < until:
+            seen[pusher.push(token)] += 1
+            time.sleep(0.2)
+        provider.start()
+        seen[pusher.push(provider.token())] += 1
+        print(f"\n{dict(seen)} while it was away for {AWAY:g} s, and after it")
+
+        assert set(seen) == {202}
+
+
 def test_the_provider_is_away_cached_keys_serve_until_stale_then_503_and_never_401(tmp_path: Path) -> None:
     stale = 15.0
     with served(tmp_path, lambda provider: jwt(provider, f'stale = "{stale:g}s"')) as (world, provider):
