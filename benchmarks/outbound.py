@@ -6,10 +6,10 @@ last confirmation. The bare clients send the same bytes from as many threads, ea
 ``requests.Session().post`` to the same receiver, stomp-py with persistent messages and receipts to the same broker. They store
 nothing, so a crash of theirs loses all; the daemon writes each intent and each outcome to its database and flushes it.
 
-Judge by the ratio, daemon to bare, the middle one of three rounds: both sides suffer from a slow or busy machine. It is to be
+Judge by the ratio, daemon to bare, the middle one of nine rounds: both sides suffer from a slow or busy machine. It is to be
 at least 0.5 for each. ActiveMQ is left out, loudly, where Debian's is not installed.
 
-    python benchmarks/outbound.py [--records 2000] [--workers 8] [--rounds 3] [--json]
+    python benchmarks/outbound.py [--records 2000] [--workers 8] [--rounds 9] [--json]
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--records", type=int, default=2000, help="each side sends so many a round")
     options.add_argument("--workers", type=int, default=8, help="connections, with one message on its way each")
-    options.add_argument("--rounds", type=int, default=3, help="of which the middle ratio counts")
+    options.add_argument("--rounds", type=int, default=9, help="of which the middle ratio counts")
     options.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     given = options.parse_args()
     how = {"records": given.records, "workers": given.workers, "count": given.rounds}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -19,7 +18,7 @@ from poller.effects import Effects
 from poller.guard import READ_BACK_EVERY, InForce
 from poller.lifecycle import Claim, may_repeat
 from poller.logs import get_logger
-from poller.model import FINISHED, Operation, Record, State
+from poller.model import FINISHED, Operation, Record, State, altered
 from poller.route import Route
 from poller.store import due, leases, standing, turns
 from poller.store.turns import Settled
@@ -187,7 +186,7 @@ class Claiming:
         return coming < (BATCH if proving else 4) * self._most(route) and not turn.held(route)
 
     def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
-        raised = [replace(claim, epoch=claim.epoch + 1) for claim in claims]
+        raised = [altered(claim, epoch=claim.epoch + 1) for claim in claims]
         turns.hold(turn.connection, self._owner, raised, lease_until=turn.lease_until)
         return raised
 
@@ -349,11 +348,11 @@ def _requests(work: Work) -> int:
 
 def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Claim:
     creating = claim.intent.operation is Operation.CREATE
-    intent = replace(
+    intent = altered(
         claim.intent,
         attempt=claim.intent.attempt + 1,
         number=number,
         with_sys_id=creating and in_force.with_sys_id and not claim.omit_sys_id,
         read_back=creating and route.sink.guarded and (in_force.proving or number % READ_BACK_EVERY == 0),
     )
-    return replace(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)
+    return altered(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)

@@ -10,9 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from poller.errors import Evidence
+
+T = TypeVar("T")
+
+
+def altered(plain: T, **changes: object) -> T:
+    """
+    Return a copy of plain data that nothing is derived from, with other values for some of its fields.
+
+    `dataclasses.replace` makes it anew, field by field: with four copies a delivery, a tenth of the dispatcher's time.
+    """
+    made = object.__new__(type(plain))
+    made.__dict__.update(plain.__dict__, **changes)
+    return made
+
 
 #: A JSON object. The one place where ``Any`` is allowed.
 Fields = dict[str, Any]
