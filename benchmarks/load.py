@@ -13,7 +13,6 @@ requests in turn; one that is closed is opened anew. A job may also have:
 - ``grace``: seconds that answers may take beyond the end.
 - ``retry``: a request is sent again, with its key, until it is answered 2xx.
 - ``answered``: a file that gets a line for each key that was answered 2xx, at once.
-- ``begin``: a file; an empty line is printed once all is ready, and nothing asked before the file is there.
 - ``stop``: a file; once it is there, nothing new is asked.
 - ``filler``: bytes of blanks that follow each body, for bodies that are large.
 - ``nice``: of the process, for a load that would come from other machines: its own work must not slow what is measured.
@@ -208,8 +207,4 @@ class Wire(asyncio.Protocol):
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
     os.nice(asked.get("nice", 0))
-    if "begin" in asked:
-        print(flush=True)
-        while not Path(asked["begin"]).exists():
-            time.sleep(0.01)
     print(json.dumps(asyncio.run(Load(asked).run())))
