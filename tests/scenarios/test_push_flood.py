@@ -36,7 +36,7 @@ SECONDS, PAIRS = 10.0, 3
 #: Of the p99 under the flood to that without.
 WORSE = 3.0
 #: Megabytes that memory may grow by, from the end of the first flood to that of the last.
-GROWTH = 12.0
+GROWTH = 16.0
 
 #: How often the daemon is killed under the flood.
 KILLS = 4
@@ -229,7 +229,7 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         assert not [name for name in statuses if not name.startswith("valid") and name.split()[-1].startswith("2")]
         assert {"forged 401", "rogue large 413"} <= set(statuses)
         # Two floods are too few for what the allocator keeps to settle; six are tried below.
-        assert sizes[-1] - sizes[1] <= 2 * GROWTH
+        assert sizes[-1] - sizes[1] <= 1.5 * GROWTH
         keys = [record["key"] for record in there.here.export()]
         assert not [key for key in keys if key.startswith("evil")]
         assert len(keys) == len(set(keys)) == statuses["valid 202"] + 2 * RATE
