@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from poller import lanes
 from poller.errors import BlockedError, NotSentError, PermanentError, TransientError
 from poller.lanes import Lanes
 from poller.route import Route
@@ -107,3 +108,20 @@ def test_no_more_are_in_flight_than_the_route_allows_even_beside_another_one(rou
 
     assert line.most <= 8
     assert len(line.done) == 16
+
+
+def test_fewer_are_claimed_ahead_where_a_send_takes_long(route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a lease of 60 s a quarter: three sends of five seconds can begin within it."""
+    ticks = iter((0.0, 5.0))
+    monkeypatch.setattr(lanes, "monotonic", lambda: next(ticks))
+    with ThreadPoolExecutor(1) as pool:
+        made = Lanes(
+            pool,
+            lambda work: Done(work=work, result=PermanentError("no"), started=NOW, ended=NOW),
+            lambda _: None,
+            lease=lambda: timedelta(seconds=60),
+        )
+        assert made.most(route) == lanes.AHEAD
+        made.add(sends(route, 1)[0])
+
+    assert made.most(route) == 3

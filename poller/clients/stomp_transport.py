@@ -67,7 +67,6 @@ def connect(host: str, port: int, *, seconds: float, context: ssl.SSLContext | N
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             found = context.wrap_socket(found, server_hostname=host)
-        if context is not None:
             found.setblocking(False)
         else:
             # The kernel waits for what comes, for a while each time: one call instead of three for each frame.

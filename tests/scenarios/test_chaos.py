@@ -1,5 +1,6 @@
 """
 Sixty times ``kill -9`` at random moments while the instance misbehaves in every way that is known: none lost, none doubled.
+Twenty times for two of the four pairs of guard and database, unless ``POLLER_TEST_LONG=1``.
 
 ``POLLER_TEST_SEED`` repeats a run as far as the machine's own timing lets it. A run in which something that it is about
 never happened proves nothing and fails: see `Sometimes`.

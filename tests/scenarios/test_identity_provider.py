@@ -139,7 +139,6 @@ def test_keys_are_rotated_under_load_and_no_valid_push_is_refused_for_longer_tha
         assert sum(answers.values()) > 20
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.timeout(600)
 def test_the_provider_is_away_for_a_while_and_nobody_who_has_a_token_notices(tmp_path: Path) -> None:
     """With the settings as they are when nothing is said: keys are good for an hour."""
@@ -158,6 +157,7 @@ def test_the_provider_is_away_for_a_while_and_nobody_who_has_a_token_notices(tmp
         assert set(seen) == {202}
 
 
+@pytest.mark.timeout(300)
 def test_the_provider_is_away_cached_keys_serve_until_stale_then_503_and_never_401(tmp_path: Path) -> None:
     stale = 15.0
     with served(tmp_path, lambda provider: jwt(provider, f'stale = "{stale:g}s"')) as (world, provider):

@@ -103,7 +103,7 @@ class Pushed:
         kinds = [{"name": "valid", "head": f"{PUSH}Authorization: Bearer {token}\r\n", "body": BODY}]
         return Load({"port": self.port, "connections": VALID, "requests": kinds, "prefix": prefix, **more})
 
-    def hostile(self, rogue: str, seconds: float, **more: Any) -> list["Load"]:
+    def hostile(self, rogue: str, seconds: float) -> list["Load"]:
         """Return the flood: forged tokens of every shape, and bodies that are too large."""
         forged = [
             {"name": "forged", "head": f"{PUSH}Authorization: Bearer {token}\r\n", "body": BODY}
@@ -113,7 +113,7 @@ class Pushed:
             {"name": "forged large", "head": f"{PUSH}Authorization: Bearer {forgeries()[0]}\r\n", "body": BODY},
             {"name": "rogue large", "head": f"{PUSH}Authorization: Bearer {rogue}\r\n", "body": BODY},
         ]
-        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10, "nice": 10, **more}
+        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10, "nice": 10}
         few = HOSTILE // 6
         return [
             Load({**common, "connections": HOSTILE - few, "requests": forged}),
@@ -196,6 +196,8 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         sizes = [memory(daemon.pid)]
         statuses: Counter[str] = Counter()
         ratios: list[float] = []
+        calm: list[float] = []
+        stormy: list[float] = []
         for number in range(PAIRS):
             alone = loads.enter_context(there.valid(known, f"a{number}-", seconds=SECONDS, rate=RATE)).result()
             before_it = refused(there)
@@ -211,7 +213,10 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
             for each in (alone, flooded, *came):
                 statuses.update(each["statuses"])
             sizes.append(memory(daemon.pid))
-            ratios.append(flooded["p99"] / alone["p99"])
+            calm.append(alone["p99"])
+            stormy.append(flooded["p99"])
+            # Beside the calmest load of all: one that the machine has disturbed would excuse any flood.
+            ratios.append(min(stormy) / min(calm))
             gaps = [later - earlier for earlier, later in pairwise(polls)]
             print(
                 f"p99 {1000 * alone['p99']:.0f} ms alone, {1000 * flooded['p99']:.0f} ms in the flood "
@@ -224,7 +229,7 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
                 break
         print(f"ratios {ratios}, MB {sizes}, {dict(statuses)}")
 
-        assert min(ratios) <= WORSE
+        assert ratios[-1] <= WORSE
         assert {name for name in statuses if name.startswith("valid")} == {"valid 202"}
         assert not [name for name in statuses if not name.startswith("valid") and name.split()[-1].startswith("2")]
         assert {"forged 401", "rogue large 413"} <= set(statuses)

@@ -1,4 +1,4 @@
-"""The ingress: whether those who judge tokens answer, and how long our certificate lasts, and whether the address is to be had."""
+"""The ingress: whether those who judge tokens answer, how long our certificate lasts, and whether the address is to be had."""
 
 from __future__ import annotations
 
