@@ -32,7 +32,7 @@ ROUTE, EVERY = "pushed", 0.5
 #: Connections, of both kinds, and pushes a second of those who are known.
 VALID, HOSTILE, RATE = 20, 180, 40
 #: Seconds of each load, and how often a pair of them is tried before the machine may not be blamed any more.
-SECONDS, PAIRS = 10.0, 3
+SECONDS, PAIRS = 10.0, 5
 #: Of the p99 under the flood to that without.
 WORSE = 3.0
 #: Megabytes that memory may grow by, from the end of the first flood to that of the last.
