@@ -20,6 +20,7 @@ from poller.lifecycle import Claim, may_repeat
 from poller.logs import get_logger
 from poller.model import FINISHED, Operation, Record, State, altered
 from poller.route import Route
+from poller.stock import Stock
 from poller.store import due, leases, standing, turns
 from poller.store.turns import Settled
 from poller.work import Look, Prepare, Send, Work
@@ -49,17 +50,22 @@ class Claiming:
 
     Args:
         most: How much of a route may be claimed at a time; no more than its ``concurrency`` is in flight.
+
+        alone: No other daemon works on the database.
     """
 
-    def __init__(self, owner: str, most: Callable[[Route], int]) -> None:
+    def __init__(self, owner: str, most: Callable[[Route], int], *, alone: bool = False) -> None:
         self._owner = owner
         self._most = most
+        self._alone = alone
         # When (route, question) may have something due, by the monotonic clock; absent: ask.
         self._not_before: dict[tuple[int, str], float] = {}
         self._wake_at = 0.0
         self._next_intent = self._end_of_block = 0
         # Frozen bodies waiting to be sent, as far as this process knows.
         self._ready: Counter[int] = Counter()
+        self._stock = Stock()
+        self._names: dict[str, int] = {}
         self._turn = 0
         self._flooded: set[int] = set()
 
@@ -71,6 +77,7 @@ class Claiming:
         """Forget what was noted in a turn that the database does not know of."""
         self.forget()
         self._ready.clear()
+        self._stock.clear()
         self._next_intent = self._end_of_block = 0
 
     def wait(self, monotonic: float) -> float:
@@ -91,10 +98,17 @@ class Claiming:
                 # The next version of a record waits for the one before, and its reply for the incident.
                 for waiting in (route.id if route.receiver.changes else None, route.replies):
                     self._not_before.pop((waiting or 0, "pending"), None)
+        stocked = {route.id for route in routes.values() if self._alone and not route.sink.guarded}
         for each in settled:
             state, due = each.verdict.state, each.verdict.not_before
             if state is State.READY:
                 self._ready[each.claim.route_id] += 1
+                if (
+                    each.claim.route_id in stocked
+                    and each.verdict.body is not None
+                    and self._stock.add(_prepared(each))
+                ):
+                    continue
             if due is not None:
                 # Later is not believed: an operator, or another process, may have made something else due meanwhile.
                 at = monotonic + min(RESCAN, max(0.0, (due - now).total_seconds()))
@@ -116,6 +130,7 @@ class Claiming:
         """Return the work to hand out, written as claimed in the caller's transaction."""
         turn = _Turn(connection, effects, working, now, monotonic, lease_until, self._most)
         names = list(routes)
+        self._notice_names({name: route.id for name, route in routes.items()})
         self._turn += 1
         claimed: list[Work] = []
         order = [routes[names[(index + self._turn) % len(names)]] for index in range(len(names))]
@@ -128,6 +143,12 @@ class Claiming:
         soonest = effects.soonest(routes, now)
         self._wake_at = 0.0 if soonest is None else monotonic + (soonest - now).total_seconds()
         return claimed
+
+    def _notice_names(self, names: dict[str, int]) -> None:
+        if names != self._names:
+            # What is kept bears the name of its route.
+            self._names = names
+            self._stock.clear()
 
     def _claim_route(self, turn: _Turn, route: Route, room: int) -> list[Work]:
         if room <= 0 or turn.blocked(route):
@@ -217,7 +238,7 @@ class Claiming:
             room = min(room, turn.proving_room(route))
         if turn.probing(route):
             room = min(room, 1)
-        claims = self._due(turn, route, State.READY, room) if room > 0 else []
+        claims = self._ready_to_send(turn, route, room) if room > 0 else []
         if len(claims) < room:
             claims += self._due(turn, route, State.WAITING, room - len(claims))
         if len(claims) < room and not route.sink.guarded:
@@ -228,8 +249,8 @@ class Claiming:
             turn.prove(route)
         first = self._numbers(turn, len(claims))
         intended = [_intended(claim, in_force, first + index, route) for index, claim in enumerate(claims)]
-        turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
-        return [Send(route=route, claims=(claim,)) for claim in intended]
+        held = turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
+        return [Send(route=route, claims=(claim,)) for claim in held]
 
     def _numbers(self, turn: _Turn, count: int) -> int:
         """Return the first of *count* fresh intent numbers, from a block that was reserved for this process."""
@@ -250,6 +271,21 @@ class Claiming:
         return [claim for claim in claims if claim not in doubtful]
 
     # What the database says is due, asked only when it may have changed.
+
+    def _ready_to_send(self, turn: _Turn, route: Route, limit: int) -> list[Claim]:
+        key = (route.id, str(State.READY))
+        stocked = self._stock.count(route.id)
+        if stocked and self._not_before.get(key, 0.0) <= turn.monotonic:
+            if due.more_than(turn.connection, route.id, State.READY, stocked, now=turn.now):
+                # Others are ready as well, and may have waited for longer.
+                stocked = 0
+            else:
+                self._not_before[key] = turn.monotonic + RESCAN
+        if stocked:
+            return self._stock.take(route.id, limit)
+        claims = self._due(turn, route, State.READY, limit)
+        self._stock.drop(route.id, [claim.id for claim in claims])
+        return claims
 
     def _due(self, turn: _Turn, route: Route, state: State, limit: int) -> list[Claim]:
         key = (route.id, str(state))
@@ -356,3 +392,9 @@ def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Cla
         read_back=creating and route.sink.guarded and (in_force.proving or number % READ_BACK_EVERY == 0),
     )
     return altered(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)
+
+
+def _prepared(each: Settled) -> Claim:
+    """Return a delivery as the database has it once its preparation is settled."""
+    intent = altered(each.claim.intent, body=each.verdict.body)
+    return altered(each.claim, state=State.READY, intent=intent, lookups=0)

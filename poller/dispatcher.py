@@ -37,6 +37,9 @@ log = get_logger()
 
 #: A turn at least so often, for what other processes changed: operator acts, expired leases.
 IDLE = 1.0
+#: Seconds in which what has finished is gathered for one turn, as long as no connection runs out of work meanwhile: a turn
+#: costs a commit and as much again, however much it settles.
+GATHER = 0.05
 
 
 class Dispatcher:
@@ -72,6 +75,8 @@ class Dispatcher:
         self._mark = mark
         self._lanes = Lanes(executor, self._unless_stopped, self._leave, lease=lambda: self.lease)
         self._finished: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
+        # Something has come that the next turn should not keep waiting.
+        self._at_once = threading.Event()
         self._unsettled: list[Done] = []
         self._working: dict[int, Work] = {}
         self._send_before: dict[int, float] = {}
@@ -81,7 +86,7 @@ class Dispatcher:
         # The newest intent that is committed, its delivery and epoch: what the database must never forget.
         self._newest = (0, 0, 0)
         self._send_until = 0.0
-        self._claiming = Claiming(store.owner, self._lanes.most)
+        self._claiming = Claiming(store.owner, self._lanes.most, alone=store.sqlite_path is not None)
         self._effects = Effects()
         self.routes = dict(routes)
         #: Called when an attempt in doubt has ended well: a copy of it may still have made a second row.
@@ -98,6 +103,7 @@ class Dispatcher:
     def wake(self) -> None:
         """Make the next turn come at once: something new is in the database."""
         self._finished.put(None)
+        self._at_once.set()
 
     def replace_routes(self, routes: Mapping[str, Route]) -> None:
         """Use other routes from the next turn on; work under way ends with what it began with."""
@@ -194,8 +200,11 @@ class Dispatcher:
 
     def _collect(self, timeout: float) -> list[Done]:
         finished: list[Done] = []
+        self._at_once.clear()
         try:
             first = self._finished.get(timeout=max(0.0, timeout))
+            if self._lanes.plenty:
+                self._at_once.wait(GATHER)
             while True:
                 if first is None:
                     self._claiming.forget()
@@ -224,7 +233,8 @@ class Dispatcher:
             ended = {id(each.work) for each in done}
             working = {i: w for i, w in self._working.items() if id(w) not in ended}
             self._keep_leases(connection, routes, list(working), monotonic)
-            self._claiming.settled(settled, routes, monotonic, now)
+            kept = [each for each in settled if each not in lost] if lost else settled
+            self._claiming.settled(kept, routes, monotonic, now)
             claimed = [] if self._stopping.is_set() else self._claim(connection, routes, working)
         # Committed: from here on, memory follows the database.
         self._unsettled = []
@@ -235,7 +245,7 @@ class Dispatcher:
                 self._send_before.pop(each.work.claims[0].intent.number, None)
         self.turned_at = self._clock.monotonic()
         self._submit(claimed)
-        tell_settled([each for each in settled if each not in lost] if lost else settled)
+        tell_settled(kept)
         for note in notes:
             note()
         if any(each.claim.safe_after is not None and each.verdict.state is State.DELIVERED for each in settled):
@@ -287,15 +297,19 @@ class Dispatcher:
 
     def _work(self, work: Work) -> None:
         self._finished.put(work.run(self._clock.now))
+        self._at_once.set()
 
     def _unless_stopped(self, work: Send) -> Done:
         # Of what waits in a lane nothing has left; a stop need not wait for it.
         done = work.left(self._clock.now) if self._stopping.is_set() else work.run(self._clock.now)
         self._finished.put(done)
+        if not self._lanes.plenty:
+            self._at_once.set()
         return done
 
     def _leave(self, work: Send) -> None:
         self._finished.put(work.left(self._clock.now))
+        self._at_once.set()
 
     def _keep_leases(
         self, connection: Connection, routes: Mapping[str, Route], working: list[int], monotonic: float

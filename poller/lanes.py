@@ -22,7 +22,7 @@ from poller.work import Done, Send
 
 #: Sends claimed for each connection where an outcome in doubt is simply sent again: while a turn settles and claims, the
 #: connections go on with these.
-AHEAD = 24
+AHEAD = 48
 
 
 @dataclass
@@ -88,6 +88,13 @@ class Lanes:
             seconds = lane.seconds if lane is not None else 0.0
         ahead = int(self._lease().total_seconds() / 4 / seconds) if seconds else AHEAD
         return max(1, min(AHEAD, ahead)) * route.concurrency
+
+    @property
+    def plenty(self) -> bool:
+        """Whether there is a lane that is in use, and none of them will be empty soon."""
+        with self._lock:
+            used = [lane for lane in self._lanes.values() if lane.workers]
+            return bool(used) and all(len(lane.waiting) >= lane.workers * AHEAD / 2 for lane in used)
 
     def add(self, work: Send) -> None:
         """Put *work* at the end of its remote's lane."""

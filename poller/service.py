@@ -7,6 +7,7 @@ dispatcher. READY depends on settings, database and threads, never on a remote.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -101,6 +102,7 @@ class Service:
         self._scheduler.start()
         self._pulse = self._fed = self._room.clock.monotonic()
         self._reception.begin()
+        _settle_memory()
         systemd.notify("READY=1", self._status())
         log.info("service_ready", version=__version__, routes=self._names())
         number = self._watch()
@@ -327,3 +329,14 @@ def next_poll(schedule: Schedule, after: datetime) -> datetime | None:
         return after + (schedule.every or timedelta(minutes=1))
     found: datetime | None = trigger(schedule).get_next_fire_time(None, after)
     return found
+
+
+def _settle_memory() -> None:
+    """
+    Let the collector of circular garbage pass by what was made until now: modules, settings and routes stay anyway.
+
+    A full collection stops every thread for as long as it walks all that is alive: a tenth of a second with them, less than
+    a hundredth without.
+    """
+    gc.collect()
+    gc.freeze()

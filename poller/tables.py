@@ -31,6 +31,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+def microseconds(at: datetime | None) -> int | None:
+    """Return *at* as microseconds since 1970 in UTC, as `Time` keeps it."""
+    return None if at is None else (at - _EPOCH) // _MICROSECOND
+
+
 class Time(TypeDecorator[datetime]):
     """An aware datetime, kept as microseconds since 1970 in UTC."""
 
@@ -39,7 +44,7 @@ class Time(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401
         """Turn a datetime into microseconds."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return microseconds(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401
         """Turn microseconds into a datetime."""

@@ -33,6 +33,7 @@ class Line:
         self._now = 0
         self._lock = threading.Lock()
         self._gate = threading.Event()
+        self.began = threading.Event()
         self._pool = ThreadPoolExecutor(32)
         self.lanes = Lanes(self._pool, self._carry_out, self.back.append)
 
@@ -40,6 +41,7 @@ class Line:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
+        self.began.set()
         self._gate.wait(10)
         with self._lock:
             self._now -= 1
@@ -125,3 +127,18 @@ def test_fewer_are_claimed_ahead_where_a_send_takes_long(route: Route, monkeypat
         made.add(sends(route, 1)[0])
 
     assert made.most(route) == 3
+
+
+def test_there_is_plenty_until_a_connection_would_soon_run_out_of_work(route: Route) -> None:
+    line = Line()
+    assert not line.lanes.plenty
+
+    for work in sends(route, lanes.AHEAD // 2):
+        line.lanes.add(work)
+    assert line.began.wait(10), "the first of them to be on its way"
+    assert not line.lanes.plenty
+    line.lanes.add(*sends(route, 1))
+    assert line.lanes.plenty
+
+    line.go()
+    assert not line.lanes.plenty

@@ -52,7 +52,8 @@ ALLOWED = {
     "judging": f"{BASE} store route work",
     "effects": f"{BASE} store logs metrics route work judging",
     "telling": f"{BASE} store logs metrics route work judging",
-    "claiming": f"{BASE} store logs metrics route work effects",
+    "stock": "lifecycle",
+    "claiming": f"{BASE} store logs metrics route work effects stock",
     "lanes": "errors route work",
     "dispatcher": f"{BASE} store logs metrics route work effects judging telling claiming recovery lanes",
     # An edge knows protocols and formats. It knows neither the store, nor the route, nor any other edge.

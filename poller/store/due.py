@@ -46,7 +46,7 @@ _DELIVERY = (
 _earlier = deliveries.alias("earlier")
 #: Deliveries of one record go strictly in order, and a dead letter stops those behind it. A reply stops none and waits for
 #: none: it is owed once its incident is known.
-_IN_TURN = or_(
+IN_TURN = or_(
     d.operation == Operation.REPLY,
     ~exists().where(
         _earlier.c.record_id == d.record_id,
@@ -55,21 +55,25 @@ _IN_TURN = or_(
         _earlier.c.state.not_in([str(state) for state in FINISHED]),
     ),
 )
+_IS_DUE = (
+    d.route_id == bindparam("route"),
+    d.state == bindparam("in_state"),
+    d.not_before <= bindparam("by", type_=Time),
+    d.owner.is_(None),
+    IN_TURN,
+)
 _DUE = (
     select(*_DELIVERY)
     .join(records, r.id == d.record_id)
-    .where(
-        d.route_id == bindparam("route"),
-        d.state == bindparam("in_state"),
-        d.not_before <= bindparam("by", type_=Time),
-        d.owner.is_(None),
-        _IN_TURN,
-    )
+    .where(*_IS_DUE)
     .order_by(d.not_before, d.id)
     .limit(bindparam("most", type_=Integer))
     .with_for_update(of=deliveries, skip_locked=True)
 )
 _DUE_WITH_BODY = _DUE.where(d.body.is_not(None))
+_COUNT = select(func.count()).select_from(
+    select(d.id).where(*_IS_DUE, d.body.is_not(None)).limit(bindparam("most", type_=Integer)).subquery()
+)
 _DUE_WITHOUT_BODY = _DUE.where(d.body.is_(None))
 _DUE_WITH_FIELDS = _DUE_WITHOUT_BODY.add_columns(payloads.c.fields, r.sys_id, r.number).join(
     payloads, and_(payloads.c.record_id == d.record_id, payloads.c.version == d.version)
@@ -82,7 +86,15 @@ def claims(
     """Return deliveries of *state* that are due, have their body, and nobody works on; oldest first."""
     query = _DUE_WITH_BODY if state is not State.UNKNOWN else _DUE
     rows = connection.execute(query, {"route": route_id, "in_state": str(state), "by": now, "most": limit})
-    return [_claim(row, route) for row in rows]
+    return [_claim(row, route) for row in rows.all()]
+
+
+def more_than(connection: Connection, route_id: int, state: State, count: int, *, now: datetime) -> bool:
+    """Return whether more than *count* deliveries of *state* are due as `claims` would return them."""
+    found = connection.execute(
+        _COUNT, {"route": route_id, "in_state": str(state), "by": now, "most": count + 1}
+    ).scalar_one()
+    return int(found) > count
 
 
 def to_prepare(

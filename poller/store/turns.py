@@ -7,19 +7,18 @@ names its epoch: where an operator or another daemon has raised it, the write ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
 from types import MappingProxyType
 
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     Boolean,
     Connection,
+    Executable,
     Integer,
-    Update,
+    Text,
     bindparam,
     case,
     func,
@@ -30,8 +29,10 @@ from sqlalchemy import (
 
 from poller.lifecycle import Claim, Verdict
 from poller.model import FINISHED, Operation, State
+from poller.store.due import IN_TURN
 from poller.store.rows import upsert
-from poller.tables import Time, attempts, deliveries, facts, late_results, records
+from poller.store.together import Together, Value
+from poller.tables import Time, attempts, deliveries, facts, late_results, microseconds, records
 
 INTENT = "intent"
 
@@ -48,41 +49,73 @@ class Settled:
     ended: datetime
 
 
-#: Rows that one statement changes at most.
-_TOGETHER = 500
-_ROW: BindParameter[int] = bindparam("row")
-_ROWS: BindParameter[list[int]] = bindparam("rows", expanding=True)
-
+_SETTLED = Together(
+    "settled",
+    row=BigInteger(),
+    at_epoch=Integer(),
+    new_state=Text(),
+    due=BigInteger(),
+    safe=BigInteger(),
+    cleared=Boolean(),
+    why=Text(),
+    frozen=Text(),
+    remark=Text(),
+    refused=Integer(),
+    looked=Boolean(),
+    omit=Boolean(),
+)
 _SETTLE = (
     update(deliveries)
-    .where(d.owner == bindparam("me"), d.epoch == bindparam("at_epoch"))
+    # The rows are to be found by their ids: the index of owners would be walked once for each of them.
+    .where(d.id == _SETTLED.c.row, func.coalesce(d.owner, "") == bindparam("me"), d.epoch == _SETTLED.c.at_epoch)
     .values(
-        state=bindparam("new_state"),
-        not_before=func.coalesce(bindparam("due", type_=Time), d.not_before),
-        safe_after=case(
-            (bindparam("cleared", type_=Boolean), None),
-            else_=func.coalesce(bindparam("safe", type_=Time), d.safe_after),
-        ),
-        reason=bindparam("why"),
-        body=func.coalesce(bindparam("frozen"), d.body),
-        note=func.coalesce(bindparam("remark"), d.note),
-        refusals=d.refusals + bindparam("refused", type_=Integer),
-        lookups=case((bindparam("looked", type_=Boolean), d.lookups + 1), else_=0),
-        omit_sys_id=bindparam("omit"),
+        state=_SETTLED.c.new_state,
+        not_before=func.coalesce(_SETTLED.c.due, d.not_before),
+        safe_after=case((_SETTLED.c.cleared, None), else_=func.coalesce(_SETTLED.c.safe, d.safe_after)),
+        reason=_SETTLED.c.why,
+        body=func.coalesce(_SETTLED.c.frozen, d.body),
+        note=func.coalesce(_SETTLED.c.remark, d.note),
+        refusals=d.refusals + _SETTLED.c.refused,
+        lookups=case((_SETTLED.c.looked, d.lookups + 1), else_=0),
+        omit_sys_id=_SETTLED.c.omit,
         owner=None,
         lease_until=None,
         changed_at=bindparam("at", type_=Time),
     )
 )
-_DONE = update(records).values(
-    sys_id=func.coalesce(bindparam("new_sys_id"), r.sys_id),
-    number=func.coalesce(bindparam("new_number"), r.number),
-    created_at=func.coalesce(bindparam("created"), r.created_at),
-    settled_at=bindparam("at", type_=Time),
-    reason=bindparam("why"),
+_FINISHED = Together(
+    "finished",
+    row=BigInteger(),
+    new_sys_id=Text(),
+    new_number=Text(),
+    created=Text(),
+    why=Text(),
+    over=Boolean(),
 )
-_SETTLE_ONE, _SETTLE_MANY = _SETTLE.where(d.id == _ROW), _SETTLE.where(d.id.in_(_ROWS))
-_DONE_ONE, _DONE_MANY = _DONE.where(r.id == _ROW), _DONE.where(r.id.in_(_ROWS))
+_FINISH = (
+    update(records)
+    .where(r.id == _FINISHED.c.row)
+    .values(
+        sys_id=func.coalesce(_FINISHED.c.new_sys_id, r.sys_id),
+        number=func.coalesce(_FINISHED.c.new_number, r.number),
+        created_at=func.coalesce(_FINISHED.c.created, r.created_at),
+        settled_at=case((_FINISHED.c.over, bindparam("at", type_=Time)), else_=None),
+        reason=_FINISHED.c.why,
+    )
+)
+_TRIED = Together(
+    "tried",
+    delivery_id=BigInteger(),
+    number=Integer(),
+    intent=BigInteger(),
+    started_at=BigInteger(),
+    ended_at=BigInteger(),
+    outcome=Text(),
+    status=Integer(),
+    transaction_id=Text(),
+    excerpt=Text(),
+)
+_TRY = insert(attempts).from_select([column.name for column in _TRIED.c], select(*_TRIED.c))
 
 
 def settle(
@@ -103,18 +136,18 @@ def settle(
     """
     if not settled:
         return []
-    count = _write(connection, _SETTLE_ONE, _SETTLE_MANY, [_settlement(each, owner, now) for each in settled])
+    count = _write(connection, _SETTLE, _SETTLED.batches(map(_settlement, settled)), me=owner, at=now)
     lost, vanished = ([], set()) if count == len(settled) else _lost(connection, settled)
     gone = {each.claim.id for each in lost}
     kept = [each for each in settled if each.claim.id not in gone]
     # What becomes of a reply never touches the record.
     done = [each for each in kept if each.claim.intent.operation is not Operation.REPLY]
     if done := [each for each in done if each.verdict.state in FINISHED | {State.DEAD}]:
-        _write(connection, _DONE_ONE, _DONE_MANY, [_completion(each, now) for each in done])
+        _write(connection, _FINISH, _FINISHED.batches(map(_completion, done)), at=now)
     _owe_replies(connection, kept, replies, now)
     settled = [each for each in settled if each.claim.id not in vanished]
-    if tried := [_attempt(each) for each in settled if each.verdict.outcome is not None]:
-        connection.execute(insert(attempts), tried)
+    tried = (_attempt(each) for each in settled if each.verdict.outcome is not None)
+    _write(connection, _TRY, _TRIED.batches(tried))
     for each in lost:
         if each.verdict.receipt is not None and each.claim.id not in vanished:
             receipt = each.verdict.receipt
@@ -132,30 +165,9 @@ def settle(
     return lost
 
 
-def _write(connection: Connection, one: Update, many: Update, rows: Sequence[dict[str, object]]) -> int:
-    """
-    Write *rows*, at least one and of different ids each, and return how many there were.
-
-    Those that are alike but for their id are written with one statement: for each row of an executemany sqlite3 lets go of the
-    interpreter, and a busy daemon waits for it each time.
-    """
-    names = [name for name in rows[0] if name != "row"]
-    like = itemgetter(*names)
-    alike: dict[object, list[dict[str, object]]] = {}
-    for row in rows:
-        alike.setdefault(like(row), []).append(row)
-    count, others = 0, []
-    for group in alike.values():
-        if len(group) == 1:
-            others += group
-            continue
-        same = {name: group[0][name] for name in names}
-        for start in range(0, len(group), _TOGETHER):
-            ids = [row["row"] for row in group[start : start + _TOGETHER]]
-            count += connection.execute(many, same | {"rows": ids}).rowcount
-    if others:
-        count += connection.execute(one, others).rowcount
-    return count
+def _write(connection: Connection, statement: Executable, batches: Iterable[dict[str, str]], **same: object) -> int:
+    """Carry out *statement* for each batch of rows, and return how many rows it changed."""
+    return sum(connection.execute(statement, batch | same).rowcount for batch in batches)
 
 
 def _owe_replies(connection: Connection, settled: Sequence[Settled], replies: Mapping[int, int], now: datetime) -> None:
@@ -179,51 +191,45 @@ def _owe_replies(connection: Connection, settled: Sequence[Settled], replies: Ma
         connection.execute(upsert(connection, deliveries).on_conflict_do_nothing(), rows)
 
 
-def _settlement(each: Settled, owner: str, now: datetime) -> dict[str, object]:
+def _settlement(each: Settled) -> tuple[Value, ...]:
     verdict = each.verdict
-    return {
-        "row": each.claim.id,
-        "me": owner,
-        "at_epoch": each.claim.epoch,
-        "new_state": str(verdict.state),
-        "due": verdict.not_before,
-        "safe": verdict.safe_after,
-        "cleared": verdict.cleared,
-        "why": verdict.reason,
-        "frozen": verdict.body,
-        "remark": verdict.note,
-        "refused": int(verdict.refused),
-        "looked": verdict.looked,
-        "omit": verdict.omit_sys_id or each.claim.omit_sys_id,
-        "at": now,
-    }
+    return (
+        each.claim.id,
+        each.claim.epoch,
+        str(verdict.state),
+        microseconds(verdict.not_before),
+        microseconds(verdict.safe_after),
+        verdict.cleared,
+        verdict.reason,
+        verdict.body,
+        verdict.note,
+        int(verdict.refused),
+        verdict.looked,
+        verdict.omit_sys_id or each.claim.omit_sys_id,
+    )
 
 
-def _completion(each: Settled, now: datetime) -> dict[str, object]:
-    receipt = each.verdict.receipt
-    return {
-        "row": each.claim.record_id,
-        "new_sys_id": receipt.sys_id if receipt else None,
-        "new_number": receipt.number if receipt else None,
-        "created": receipt.created_at if receipt else None,
-        "at": now if each.verdict.state in FINISHED else None,
-        "why": each.verdict.reason,
-    }
+def _completion(each: Settled) -> tuple[Value, ...]:
+    receipt, verdict = each.verdict.receipt, each.verdict
+    over = verdict.state in FINISHED
+    if receipt is None:
+        return each.claim.record_id, None, None, None, verdict.reason, over
+    return each.claim.record_id, receipt.sys_id, receipt.number, receipt.created_at, verdict.reason, over
 
 
-def _attempt(each: Settled) -> dict[str, object]:
+def _attempt(each: Settled) -> tuple[Value, ...]:
     evidence = each.verdict.evidence
-    return {
-        "delivery_id": each.claim.id,
-        "number": each.claim.intent.attempt,
-        "intent": each.claim.intent.number,
-        "started_at": each.started,
-        "ended_at": each.ended,
-        "outcome": each.verdict.outcome,
-        "status": evidence.status,
-        "transaction_id": evidence.transaction_id,
-        "excerpt": evidence.excerpt,
-    }
+    return (
+        each.claim.id,
+        each.claim.intent.attempt,
+        each.claim.intent.number,
+        microseconds(each.started),
+        microseconds(each.ended),
+        each.verdict.outcome,
+        evidence.status,
+        evidence.transaction_id,
+        evidence.excerpt,
+    )
 
 
 def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Settled], set[int]]:
@@ -237,23 +243,34 @@ def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Sett
 
 # Claiming.
 
-_HOLD = update(deliveries).values(
-    owner=bindparam("me"), epoch=bindparam("new_epoch"), lease_until=bindparam("lease", type_=Time), fresh=False
+_HELD = Together("held", row=BigInteger(), new_epoch=Integer())
+_HOLD = (
+    update(deliveries)
+    .where(d.id == _HELD.c.row)
+    .values(owner=bindparam("me"), epoch=_HELD.c.new_epoch, lease_until=bindparam("lease", type_=Time), fresh=False)
 )
-_HOLD_ONE, _HOLD_MANY = _HOLD.where(d.id == _ROW), _HOLD.where(d.id.in_(_ROWS))
+_SENT = Together(
+    "sent",
+    row=BigInteger(),
+    new_epoch=Integer(),
+    number=Integer(),
+    intent_number=BigInteger(),
+    in_force=Text(),
+    with_sys_id=Boolean(),
+)
 _SEND = (
     update(deliveries)
-    .where(d.id == bindparam("row"))
+    .where(d.id == _SENT.c.row, d.epoch == _SENT.c.new_epoch - 1, d.owner.is_(None), IN_TURN)
     .values(
         state=str(State.SENDING),
         owner=bindparam("me"),
-        epoch=bindparam("new_epoch"),
+        epoch=_SENT.c.new_epoch,
         lease_until=bindparam("lease", type_=Time),
-        attempts=bindparam("number", type_=Integer),
+        attempts=_SENT.c.number,
         lookups=0,
-        intent=bindparam("intent_number", type_=Integer),
-        guard=bindparam("in_force"),
-        with_sys_id=bindparam("sending_sys_id"),
+        intent=_SENT.c.intent_number,
+        guard=_SENT.c.in_force,
+        with_sys_id=_SENT.c.with_sys_id,
         started_at=bindparam("at", type_=Time),
         changed_at=bindparam("at", type_=Time),
     )
@@ -267,9 +284,8 @@ _ADMIT = (
 
 def hold(connection: Connection, owner: str, claims: Sequence[Claim], *, lease_until: datetime) -> None:
     """Take deliveries on for a look-up or a preparation; *claims* already carry the raised epoch."""
-    if claims:
-        rows = [{"row": c.id, "me": owner, "new_epoch": c.epoch, "lease": lease_until} for c in claims]
-        _write(connection, _HOLD_ONE, _HOLD_MANY, rows)
+    rows = ((claim.id, claim.epoch) for claim in claims)
+    _write(connection, _HOLD, _HELD.batches(rows), me=owner, lease=lease_until)
 
 
 def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
@@ -280,26 +296,30 @@ def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> 
 
 def commit_intents(
     connection: Connection, owner: str, claims: Sequence[Claim], *, now: datetime, lease_until: datetime
-) -> None:
-    """Write that each of *claims* may be on the wire from now on; they carry the raised epoch, attempt and intent number."""
-    if claims:
-        connection.execute(
-            _SEND,
-            [
-                {
-                    "row": claim.id,
-                    "me": owner,
-                    "new_epoch": claim.epoch,
-                    "lease": lease_until,
-                    "number": claim.intent.attempt,
-                    "intent_number": claim.intent.number,
-                    "in_force": str(claim.guard),
-                    "sending_sys_id": claim.intent.with_sys_id,
-                    "at": now,
-                }
-                for claim in claims
-            ],
+) -> list[Claim]:
+    """
+    Write that each of *claims* may be on the wire from now on; they carry the raised epoch, attempt and intent number.
+
+    Returns:
+        Those for which it is written: what an operator has changed since it was read is left as it is, and what is not
+        its record's next any more.
+    """
+    rows = (
+        (
+            claim.id,
+            claim.epoch,
+            claim.intent.attempt,
+            claim.intent.number,
+            str(claim.guard),
+            claim.intent.with_sys_id,
         )
+        for claim in claims
+    )
+    if _write(connection, _SEND, _SENT.batches(rows), me=owner, at=now, lease=lease_until) == len(claims):
+        return list(claims)
+    numbers = [claim.intent.number for claim in claims]
+    written = set(connection.execute(select(d.intent).where(d.intent.in_(numbers), d.owner == owner)).scalars())
+    return [claim for claim in claims if claim.intent.number in written]
 
 
 def reserve_intents(connection: Connection, count: int) -> int:

@@ -18,7 +18,7 @@ import pytest
 from tests.scenarios.world import ROOT, Process, wait_for
 from tests.test_service import Manager
 
-RECORDS, CONNECTIONS, AHEAD = 120, 3, 24
+RECORDS, CONNECTIONS, AHEAD = 240, 3, 48
 SETTINGS = """
 [database]
 url = "sqlite:///poller.db"
