@@ -272,6 +272,7 @@ def test_forged_tokens_wait_while_a_proper_one_is_served(ingress: Ingress) -> No
 
 
 def test_s29_wrong_secrets_and_unknown_clients_look_alike_and_are_slowed_down(ingress: Ingress) -> None:
+    assert ingress.fetch("all").status == 200
     same(ingress.fetch("writer", "wrong"), ingress.fetch("nobody", "wrong"))
     statuses = [ingress.fetch("nobody", f"guess {number}").status for number in range(25)]
     throttled = ingress.fetch("nobody", "one more")
