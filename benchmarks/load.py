@@ -13,6 +13,7 @@ requests in turn; one that is closed is opened anew. A job may also have:
 - ``grace``: seconds that answers may take beyond the end.
 - ``retry``: a request is sent again, with its key, until it is answered 2xx.
 - ``answered``: a file that gets a line for each key that was answered 2xx, at once.
+- ``after``: seconds of silence before the first request, so that the start of this process disturbs nothing that is measured.
 - ``stop``: a file; once it is there, nothing new is asked.
 - ``filler``: bytes of blanks that follow each body, for bodies that are large.
 - ``nice``: of the process, for a load that would come from other machines: its own work must not slow what is measured.
@@ -66,6 +67,7 @@ class Load:
         """Do it."""
         if name := self.job.get("answered"):
             self.answered = await asyncio.to_thread(Path(name).open, "a", buffering=1, encoding="ascii")
+        await asyncio.sleep(self.job.get("after", 0))
         self.begun = time.monotonic()
         self.until = self.begun + self.job["seconds"]
         many = self.job["connections"]

@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 from poller import metrics
 from poller.errors import TransientError
@@ -28,6 +29,9 @@ from poller.ingress.requests import Request
 from poller.ingress.settings import ServerSettings
 from poller.ingress.tokens import Proofs, Throttled
 from poller.logs import get_logger
+
+if TYPE_CHECKING:
+    from poller.ingress.connection import Connection
 
 log = get_logger()
 
@@ -78,8 +82,11 @@ class App:
         started = time.monotonic()
         told = _Told()
         answer = self._answered(environ, told)
+        connection: Connection = environ["poller.connection"]
+        if answer.status < HTTPStatus.BAD_REQUEST:
+            connection.acquaint()
         # A client may take its time to read what it asked for.
-        environ["poller.connection"].end_turn()
+        connection.end_turn(vain=True)
         seconds = time.monotonic() - started
         metrics.request_answered(told.endpoint, answer.status, seconds)
         level = "warning" if answer.status >= 500 else "debug" if told.endpoint in monitoring.QUIET else "info"

@@ -48,6 +48,10 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.proven = False
         #: Somebody has done so in an earlier one.
         self.known = False
+        #: What has come bears credentials that were good before.
+        self.recognised = False
+        #: Those of the request that is being answered.
+        self.credentials = b""
         #: It has one of the turns of those of whom nothing is known.
         self._turn = False
         #: A thread is at it.
@@ -73,13 +77,15 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
             kept: bool = super().communicate()
             return kept
         finally:
-            self.end_turn()
+            self.end_turn(vain=True)
             self.known |= self.proven
-            self.busy = self.proven = False
+            self.busy = self.proven = self.recognised = False
+            self.credentials = b""
             self.since = time.monotonic()
 
     def _shake(self) -> bool:
         assert isinstance(self.socket, ssl.SSLSocket)  # noqa: S101  else there is nothing to shake
+        self.end_turn()
         self.socket.settimeout(WRITE)
         try:
             self.socket.do_handshake()
@@ -91,25 +97,36 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self._shaken = True
         return True
 
+    def begin_turn(self) -> None:
+        """Have a turn of those of whom nothing is known, until somebody is waited for."""
+        self._turn = True
+        self.rfile.before_waiting = self.end_turn
+
     def take_turn(self) -> None:
         """
-        Wait until few others of whom nothing is known are looked at; whoever is known from an earlier request does not wait.
+        Wait until few others of whom nothing is known are looked at.
 
-        Else a crowd that comes at once keeps the processor from those who are known, each of its threads for a while.
+        Whoever has a turn or is known from an earlier request does not wait, and whoever has waited for long goes on without one.
         """
-        if not self.known:
-            self._turn = self.server.turns.acquire(timeout=_PATIENCE)
+        if not (self._turn or self.known or self.recognised) and self.server.newcomers.take(_PATIENCE):
+            self.begin_turn()
 
-    def end_turn(self) -> None:
-        """Let the next one have its turn: somebody has proven who he is, or has us wait for him."""
+    def end_turn(self, *, vain: bool = False) -> None:
+        """Let the next one have its turn: somebody has proven who he is, or has us wait for him, or all was in *vain*."""
         if self._turn:
             self._turn = False
-            self.server.turns.release()
+            self.rfile.before_waiting = None
+            self.server.newcomers.end(vain=vain)
 
     def prove(self) -> None:
         """Somebody has proven who he is."""
         self.proven = True
         self.end_turn()
+
+    def acquaint(self) -> None:
+        """Who has proven himself here has asked for something proper: the next time he is no newcomer."""
+        if self.proven and self.credentials and not self.known:
+            self.server.acquaintances.add(self.credentials)
 
     def reading_head(self) -> None:
         """Give the head its time."""
@@ -125,7 +142,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         if self.leaves:
             return False
         now = time.monotonic()
-        at = self.server.pace.turn()
+        at = self.server.pace.turn(crowd=self.server.newcomers.crowd)
         if at is not None and at > now:
             self.due = at
             self.wfile.hold()

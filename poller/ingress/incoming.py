@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import re
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -69,12 +70,18 @@ class Incoming:
         self._ended = False
         #: When what is read now must be there.
         self.until = 0.0
+        #: Called before a read for which nothing has come yet; None: nobody asks for it.
+        self.before_waiting: Callable[[], None] | None = None
         self.bytes_read = 0
 
     def has_data(self) -> bool:
         """Return whether something was read that nobody has taken: no selector would tell of it."""
+        return bool(self._bytes) or self._pending()
+
+    def _pending(self) -> bool:
+        """Return whether TLS has something that its socket does not show."""
         pending = getattr(self._socket, "pending", None)
-        return bool(self._bytes) or (pending is not None and pending() > 0)
+        return pending is not None and pending() > 0
 
     def read(self, size: int) -> bytes:
         """Return *size* bytes; fewer where the client has ended."""
@@ -102,6 +109,17 @@ class Incoming:
         self.bytes_read += len(taken)
         return taken
 
+    def _has_come(self) -> bool:
+        """Return whether a read would return at once."""
+        if self._pending():
+            return True
+        try:
+            looking = select.poll()
+            looking.register(self._socket, select.POLLIN)
+            return bool(looking.poll(0))
+        except (OSError, ValueError):  # closed meanwhile
+            return True
+
     def _more(self) -> bool:
         """Read once; return whether there was anything."""
         if self._ended:
@@ -109,6 +127,8 @@ class Incoming:
         left = self.until - self._now()
         if left <= 0:
             raise TimeoutError("timed out")
+        if self.before_waiting is not None and not self._has_come():
+            self.before_waiting()
         self._socket.settimeout(left)
         with _lost():
             data = self._socket.recv(_CHUNK)

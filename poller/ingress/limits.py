@@ -187,12 +187,17 @@ class Pace:
         self._next = 0.0
         self._lock = threading.Lock()
 
-    def turn(self) -> float | None:
-        """Return when the refusal is to be told; None: not at all, close the connection."""
+    def turn(self, *, crowd: bool = False) -> float | None:
+        """
+        Return when the refusal is to be told; None: not at all, close the connection.
+
+        Args:
+            crowd: Many wait to be looked at at all.
+        """
         with self._lock:
             now = self._now()
             at = max(self._next, now - self._slack)
             if at - now > self._longest:
                 return None
-            self._next = at + (self._gap if at - now < _CROWD else self._crowded)
+            self._next = at + (self._crowded if crowd or at - now >= _CROWD else self._gap)
         return max(now, at)

@@ -24,10 +24,12 @@ from cheroot.connections import ConnectionManager
 from cheroot.server import HTTPServer
 from cheroot.wsgi import Gateway_10
 
+from poller.ingress.acquaintances import Acquaintances
 from poller.ingress.connection import Connection
 from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
 from poller.ingress.listening import Listener, listen
+from poller.ingress.newcomers import Newcomers
 from poller.ingress.settings import ServerSettings
 from poller.ingress.threads import Threads
 from poller.logs import get_logger
@@ -42,8 +44,8 @@ IDLE: Final = 30.0
 _THREADS: Final = 256
 #: Bodies that nobody wants and that are read to their end, at once.
 _DRAINS: Final = 8
-#: Requests of whom nothing is known yet that are looked at, at once.
-_TURNS: Final = 2
+#: Requests of whom nothing is known yet that are looked at, at once; and the pause in seconds after one that was in vain.
+_TURNS, _PAUSE = 1, 0.005
 #: A connection of this age, in seconds, may have to give way.
 _GIVES_WAY: Final = 1.0
 
@@ -109,12 +111,13 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.pace = Pace()
         self.told = told
         self.drains = threading.BoundedSemaphore(_DRAINS)
-        self.turns = threading.BoundedSemaphore(_TURNS)
         self._most = settings.connections
         self._open: dict[Connection, None] = {}
         self._counting = threading.Lock()
         self.listener: Listener = before.listener.copy() if before else listen(settings)
         self.requests = Threads(self._speak, min(settings.connections, _THREADS))
+        self.acquaintances = Acquaintances()
+        self.newcomers = Newcomers(self._begin_turn, _TURNS, _PAUSE)
         self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
         self.socket = self.listener.socket
@@ -133,6 +136,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         """Serve from now on, in threads of its own."""
         self.ready = True
         self._holding.start()
+        self.newcomers.start()
         self._thread.start()
 
     def encrypt(self, context: Callable[[], ssl.SSLContext] | None) -> None:
@@ -170,6 +174,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.socket.close()
         self._connections.close()
         self._holding.stop()
+        self.newcomers.stop()
         self.requests.stop(0)
         self.listener.remove()
         # Those whose turn in a thread has not come, and does not come any more.
@@ -188,11 +193,18 @@ class Server(HTTPServer):  # type: ignore[misc]
 
     def process_conn(self, conn: Connection) -> None:
         """Serve a connection that has something to say; a new one has first to say something."""
-        if not conn.fresh:
+        if conn.known:
             self.requests.put(conn)
+        elif not conn.fresh:
+            conn.recognised = self.acquaintances.recognise(conn.socket)
+            (self.requests if conn.recognised else self.newcomers).put(conn)
         elif self._enter(conn):
             conn.fresh = False
             self._connections.put(conn)
+
+    def _begin_turn(self, conn: Connection) -> None:
+        conn.begin_turn()
+        self.requests.put(conn)
 
     def _speak(self, conn: Connection) -> None:
         """Answer one request, or tell of a refusal that has waited, in a thread of the pool; raises nothing."""

@@ -166,6 +166,7 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
 
     def respond(self) -> None:
         """Let the application answer."""
+        self.conn.credentials = self.inheaders.get(b"Authorization", b"")
         self.conn.take_turn()
         self.conn.reading_body()
         self.rfile = Chunked(self.conn.rfile) if self.chunked_read else Sized(self.conn.rfile, self.length)

@@ -1,15 +1,9 @@
 """The parts of the ingress that hold back: threads, held refusals, their pace."""
 
-import socket
 import threading
-import time
-from types import SimpleNamespace
-from typing import cast
 
-from poller.ingress.connection import Connection
 from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
-from poller.ingress.server import Server
 from poller.ingress.threads import Threads
 
 
@@ -67,35 +61,7 @@ def test_refusals_take_turns_and_end_without_a_word_where_the_queue_is_too_long(
     assert turns[7] is None
 
 
-def test_those_of_whom_nothing_is_known_are_looked_at_in_turn_and_wait_for_nobody_long() -> None:
-    """A turn is taken by one; somebody who is known needs none, and whoever has waited long enough goes on without."""
-    server = cast(
-        "Server",
-        SimpleNamespace(
-            turns=threading.BoundedSemaphore(1),
-            ssl_adapter=None,
-            peercreds_enabled=False,
-            peercreds_resolve_enabled=False,
-        ),
-    )
-    pairs = [socket.socketpair() for _ in range(3)]
-    first, second, known = (Connection(server, mine) for mine, _ in pairs)
-    try:
-        first.take_turn()
-        known.known = True
-        known.take_turn()
-        began = time.monotonic()
-        second.take_turn()
+def test_refusals_are_slower_where_many_wait_to_be_looked_at() -> None:
+    pace = Pace((100.0, 10.0), 1, 1.0, now=lambda: 100.0)
 
-        assert 0.2 < time.monotonic() - began < 5
-        # It had none, so it gives none back; nor does one that has given its own back.
-        for each in (second, known, first, first):
-            each.end_turn()
-        second.take_turn()
-        assert not server.turns.acquire(blocking=False)
-        second.prove()
-        assert server.turns.acquire(blocking=False)
-    finally:
-        for pair in pairs:
-            for end in pair:
-                end.close()
+    assert [round(pace.turn(crowd=True) or 0, 2) for _ in range(3)] == [100.0, 100.09, 100.19]

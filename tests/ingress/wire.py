@@ -66,7 +66,10 @@ class Line:
     def refuse(self, _reason: str) -> bool:
         return True
 
-    def end_turn(self) -> None:
+    def end_turn(self, *, vain: bool = False) -> None:
+        pass
+
+    def acquaint(self) -> None:
         pass
 
     def prove(self) -> None:

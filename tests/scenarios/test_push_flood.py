@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
 from collections import Counter
@@ -33,10 +32,13 @@ ROUTE, EVERY = "pushed", 0.5
 VALID, HOSTILE, RATE = 20, 180, 40
 #: Seconds of each load, and how often a pair of them is tried before the machine may not be blamed any more.
 SECONDS, PAIRS = 10.0, 5
+#: Seconds that the load on new connections lasts; and in which a load is certain to have started its process: on two cores, that
+#: alone makes the p99 of somebody else 100 ms and more.
+NEW, START = 5.0, 3.0
 #: Of the p99 under the flood to that without.
 WORSE = 3.0
 #: Megabytes that memory may grow by, from the end of the first flood to that of the last.
-GROWTH = 16.0
+GROWTH = 12.0
 
 #: How often the daemon is killed under the flood.
 KILLS = 4
@@ -103,7 +105,7 @@ class Pushed:
         kinds = [{"name": "valid", "head": f"{PUSH}Authorization: Bearer {token}\r\n", "body": BODY}]
         return Load({"port": self.port, "connections": VALID, "requests": kinds, "prefix": prefix, **more})
 
-    def hostile(self, rogue: str, seconds: float) -> list["Load"]:
+    def hostile(self, rogue: str, seconds: float, **more: Any) -> list["Load"]:
         """Return the flood: forged tokens of every shape, and bodies that are too large."""
         forged = [
             {"name": "forged", "head": f"{PUSH}Authorization: Bearer {token}\r\n", "body": BODY}
@@ -113,7 +115,7 @@ class Pushed:
             {"name": "forged large", "head": f"{PUSH}Authorization: Bearer {forgeries()[0]}\r\n", "body": BODY},
             {"name": "rogue large", "head": f"{PUSH}Authorization: Bearer {rogue}\r\n", "body": BODY},
         ]
-        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10, "nice": 10}
+        common = {"port": self.port, "seconds": seconds, "prefix": "evil", "grace": 10, "nice": 10, **more}
         few = HOSTILE // 6
         return [
             Load({**common, "connections": HOSTILE - few, "requests": forged}),
@@ -178,13 +180,6 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def refused(there: Pushed) -> int:
-    """Return how many requests were refused so far for want of a valid token."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{there.port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if "refusals_total" in line and "invalid_token" in line)
-
-
 @pytest.mark.timeout(600)
 def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
     # Nothing is delivered: the instance is down, and what is measured is the ingress.
@@ -200,27 +195,30 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         stormy: list[float] = []
         for number in range(PAIRS):
             alone = loads.enter_context(there.valid(known, f"a{number}-", seconds=SECONDS, rate=RATE)).result()
-            before_it = refused(there)
-            flood = [loads.enter_context(each) for each in there.hostile(rogue, SECONDS + 8)]
-            # The flood that lasts is measured. In its first moments, when 180 connections come at once, p99 is 170 to 300 ms
-            # where it is 16 without: docs/robustness.md says so.
-            wait_for(lambda: refused(there) > before_it + 100, "the flood")  # noqa: B023  it is waited for here
-            before = time.time()
-            load = loads.enter_context(there.valid(known, f"f{number}-", seconds=SECONDS, rate=RATE, grace=30))
-            flooded = load.result()
+            before = time.time() + START
+            # Served before it comes, and through its first moments; and others on connections that are new in it.
+            there_before = there.valid(known, f"f{number}-", seconds=SECONDS, rate=RATE, grace=30, after=START)
+            flood = there.hostile(rogue, SECONDS + NEW + 2 * START, after=START + 2)
+            coming = loads.enter_context(there_before)
+            for one in flood:
+                loads.enter_context(one)
+            flooded = coming.result()
             polls = [at for at in there.polls() if before <= at <= before + SECONDS]
+            new = there.valid(known, f"n{number}-", seconds=NEW, rate=RATE, grace=30, after=START)
+            late = loads.enter_context(new).result()
             came = [each.result() for each in flood]
-            for each in (alone, flooded, *came):
+            for each in (alone, flooded, late, *came):
                 statuses.update(each["statuses"])
             sizes.append(memory(daemon.pid))
             calm.append(alone["p99"])
-            stormy.append(flooded["p99"])
+            stormy.append(max(flooded["p99"], late["p99"]))
             # Beside the calmest load of all: one that the machine has disturbed would excuse any flood.
             ratios.append(min(stormy) / min(calm))
             gaps = [later - earlier for earlier, later in pairwise(polls)]
             print(
-                f"p99 {1000 * alone['p99']:.0f} ms alone, {1000 * flooded['p99']:.0f} ms in the flood "
-                f"(p50 {1000 * alone['p50']:.0f}, {1000 * flooded['p50']:.0f}): {ratios[-1]:.2f}; "
+                f"p99 {1000 * alone['p99']:.0f} ms alone, {1000 * flooded['p99']:.0f} ms with the flood coming, "
+                f"{1000 * late['p99']:.0f} ms on new connections "
+                f"(p50 {1000 * alone['p50']:.0f}, {1000 * flooded['p50']:.0f}, {1000 * late['p50']:.0f}): {ratios[-1]:.2f}; "
                 f"{len(polls)} polls, longest gap {max(gaps):.2f} s; {sizes[-1]:.0f} MB, {threads(daemon.pid)} threads; "
                 f"flood {Counter(came[0]['statuses']) + Counter(came[1]['statuses'])}"
             )
