@@ -98,16 +98,13 @@ class Claiming:
                 # The next version of a record waits for the one before, and its reply for the incident.
                 for waiting in (route.id if route.receiver.changes else None, route.replies):
                     self._not_before.pop((waiting or 0, "pending"), None)
-        stocked = {route.id for route in routes.values() if self._alone and not route.sink.guarded}
+        stocked = {route.id: route.name for route in routes.values() if self._alone and not route.sink.guarded}
         for each in settled:
             state, due = each.verdict.state, each.verdict.not_before
             if state is State.READY:
                 self._ready[each.claim.route_id] += 1
-                if (
-                    each.claim.route_id in stocked
-                    and each.verdict.body is not None
-                    and self._stock.add(_prepared(each))
-                ):
+                name = stocked.get(each.claim.route_id)
+                if name is not None and each.verdict.body is not None and self._stock.add(_prepared(each, name)):
                     continue
             if due is not None:
                 # Later is not believed: an operator, or another process, may have made something else due meanwhile.
@@ -394,7 +391,7 @@ def _intended(claim: Claim, in_force: InForce, number: int, route: Route) -> Cla
     return altered(claim, epoch=claim.epoch + 1, intent=intent, guard=in_force.guard)
 
 
-def _prepared(each: Settled) -> Claim:
-    """Return a delivery as the database has it once its preparation is settled."""
-    intent = altered(each.claim.intent, body=each.verdict.body)
+def _prepared(each: Settled, route: str) -> Claim:
+    """Return a delivery as the database has it once its preparation is settled; its route may have another name by now."""
+    intent = altered(each.claim.intent, route=route, body=each.verdict.body)
     return altered(each.claim, state=State.READY, intent=intent, lookups=0)

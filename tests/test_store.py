@@ -330,6 +330,41 @@ def test_after_an_operator_raised_the_epoch_a_late_worker_changes_nothing(
     assert count(store, attempts) == 2
 
 
+def test_our_own_late_result_hides_nothing_of_its_successor(store: Store, receiver: Receiver) -> None:
+    ready(store, receiver, 1)
+    (mine,) = claim(store, receiver, "me", 5)
+    late = replace(mine, epoch=mine.epoch - 1)
+
+    with store.write() as connection:
+        both = [Settled(claim=each, verdict=DELIVERED, started=NOW, ended=NOW) for each in (late, mine)]
+        lost = turns.settle(connection, "me", both, now=NOW)
+
+    assert [each.claim for each in lost] == [late]
+    assert ask(store, select(records.c.number, records.c.settled_at)) == [("INC7", NOW)]
+
+
+def test_an_intent_is_written_only_where_the_delivery_is_as_it_was_read(store: Store, receiver: Receiver) -> None:
+    ready(store, receiver, 4)
+    with store.read() as connection:
+        read = due.claims(connection, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=4)
+    skipped, taken, *others = read
+    with store.write() as connection:
+        connection.execute(update(deliveries).where(deliveries.c.id == skipped.id).values(epoch=skipped.epoch + 1))
+        connection.execute(update(deliveries).where(deliveries.c.id == taken.id).values(owner="another"))
+    intended = [
+        replace(each, epoch=each.epoch + 1, intent=replace(each.intent, attempt=1, number=number))
+        for number, each in enumerate(read, 1)
+    ]
+
+    with store.write() as connection:
+        held = turns.commit_intents(connection, "me", intended, now=NOW, lease_until=NOW + timedelta(seconds=60))
+
+    assert [each.id for each in held] == [each.id for each in others]
+    assert {row.id for row in ask(store, select(deliveries.c.id).where(deliveries.c.state == "sending"))} == {
+        each.id for each in others
+    }
+
+
 def test_another_owner_with_the_same_epoch_changes_nothing(store: Store, receiver: Receiver) -> None:
     ready(store, receiver, 1)
     (mine,) = claim(store, receiver, "me", 5)

@@ -19,7 +19,7 @@ from typing import Final
 _MOST: Final = 10_000
 #: Bytes of a head that are looked at, without being taken.
 _LOOK: Final = 8192
-_AUTHORIZATION: Final = re.compile(rb"\r\nauthorization:[ \t]*([^\r\n]+?)[ \t]*\r\n", re.IGNORECASE)
+_AUTHORIZATION: Final = re.compile(rb"\r\nauthorization:([^\r\n]*)\r\n", re.IGNORECASE)
 
 
 class Acquaintances:
@@ -45,6 +45,11 @@ class Acquaintances:
             if len(self._digests) > self._most:
                 del self._digests[next(iter(self._digests))]
 
+    def forget(self, credentials: bytes) -> None:
+        """Forget what is good no more."""
+        with self._lock:
+            self._digests.pop(self._digest(credentials), None)
+
     def knows(self, credentials: bytes) -> bool:
         """Return whether these were good before."""
         return self._digest(credentials) in self._digests
@@ -59,7 +64,7 @@ class Acquaintances:
         except OSError:
             return False
         found = _AUTHORIZATION.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
-        return found is not None and self.knows(found[1])
+        return found is not None and self.knows(found[1].strip(b" \t"))
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, digest_size=16, key=self._key).digest()

@@ -85,6 +85,8 @@ class App:
         connection: Connection = environ["poller.connection"]
         if answer.status < HTTPStatus.BAD_REQUEST:
             connection.acquaint()
+        elif answer.status == HTTPStatus.UNAUTHORIZED:
+            connection.estrange()
         # A client may take its time to read what it asked for.
         connection.end_turn(vain=True)
         seconds = time.monotonic() - started

@@ -52,8 +52,10 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.recognised = False
         #: Those of the request that is being answered.
         self.credentials = b""
-        #: It has one of the turns of those of whom nothing is known.
-        self._turn = False
+        #: It waits for one of the turns of those of whom nothing is known, without a thread.
+        self.queued = False
+        #: The number of the turn that it has.
+        self._turn: int | None = None
         #: A thread is at it.
         self.busy = False
         #: Another one has been given its place.
@@ -97,9 +99,9 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self._shaken = True
         return True
 
-    def begin_turn(self) -> None:
+    def begin_turn(self, number: int) -> None:
         """Have a turn of those of whom nothing is known, until somebody is waited for."""
-        self._turn = True
+        self._turn = number
         self.rfile.before_waiting = self.end_turn
 
     def take_turn(self) -> None:
@@ -108,15 +110,17 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
 
         Whoever has a turn or is known from an earlier request does not wait, and whoever has waited for long goes on without one.
         """
-        if not (self._turn or self.known or self.recognised) and self.server.newcomers.take(_PATIENCE):
-            self.begin_turn()
+        if self._turn is None and not self.known and not self.recognised:
+            number = self.server.newcomers.take(_PATIENCE)
+            if number is not None:
+                self.begin_turn(number)
 
     def end_turn(self, *, vain: bool = False) -> None:
         """Let the next one have its turn: somebody has proven who he is, or has us wait for him, or all was in *vain*."""
-        if self._turn:
-            self._turn = False
+        number, self._turn = self._turn, None
+        if number is not None:
             self.rfile.before_waiting = None
-            self.server.newcomers.end(vain=vain)
+            self.server.newcomers.end(number, vain=vain)
 
     def prove(self) -> None:
         """Somebody has proven who he is."""
@@ -127,6 +131,11 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         """Who has proven himself here has asked for something proper: the next time he is no newcomer."""
         if self.proven and self.credentials and not self.known:
             self.server.acquaintances.add(self.credentials)
+
+    def estrange(self) -> None:
+        """What was good before is good no more: the next time he is a newcomer."""
+        if self.recognised:
+            self.server.acquaintances.forget(self.credentials)
 
     def reading_head(self) -> None:
         """Give the head its time."""

@@ -111,8 +111,9 @@ class Incoming:
 
     def _has_come(self) -> bool:
         """Return whether a read would return at once."""
-        if self._pending():
-            return True
+        if isinstance(self._socket, ssl.SSLSocket):
+            # What its socket shows may be a part of a record, for the rest of which it would wait.
+            return self._pending()
         try:
             looking = select.poll()
             looking.register(self._socket, select.POLLIN)

@@ -116,7 +116,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self._counting = threading.Lock()
         self.listener: Listener = before.listener.copy() if before else listen(settings)
         self.requests = Threads(self._speak, min(settings.connections, _THREADS))
-        self.acquaintances = Acquaintances()
+        self.acquaintances: Acquaintances = before.acquaintances if before else Acquaintances()
         self.newcomers = Newcomers(self._begin_turn, _TURNS, _PAUSE)
         self._holding = Holding(self.requests.put)
         self._thread = threading.Thread(target=self.serve, name="ingress", daemon=True)
@@ -197,13 +197,15 @@ class Server(HTTPServer):  # type: ignore[misc]
             self.requests.put(conn)
         elif not conn.fresh:
             conn.recognised = self.acquaintances.recognise(conn.socket)
-            (self.requests if conn.recognised else self.newcomers).put(conn)
+            conn.queued = not conn.recognised
+            (self.newcomers if conn.queued else self.requests).put(conn)
         elif self._enter(conn):
             conn.fresh = False
             self._connections.put(conn)
 
-    def _begin_turn(self, conn: Connection) -> None:
-        conn.begin_turn()
+    def _begin_turn(self, conn: Connection, number: int) -> None:
+        conn.queued = False
+        conn.begin_turn(number)
         self.requests.put(conn)
 
     def _speak(self, conn: Connection) -> None:
@@ -236,11 +238,18 @@ class Server(HTTPServer):  # type: ignore[misc]
         """Give a new connection a place, if need be that of another one."""
         with self._counting:
             staying = [each for each in self._open if not each.leaves]
+            full = len(staying) >= self._most
+            leaving = _one_to_leave(staying) if full else None
             # Those that leave have their descriptors still.
-            if len(self._open) >= 2 * self._most or (len(staying) >= self._most and not _make_one_leave(staying)):
+            if len(self._open) >= 2 * self._most or (full and leaving is None):
                 conn.close_now()
                 return False
             self._open[conn] = None
+            if leaving is not None:
+                leaving.leave()
+        if leaving is not None and self.newcomers.withdraw(leaving):
+            # Nobody reads from it who would wake.
+            leaving.close()
         return True
 
     def forget(self, conn: Connection) -> None:
@@ -254,12 +263,12 @@ class Server(HTTPServer):  # type: ignore[misc]
             log.error("crashed", error=f"the ingress: {msg.partition('(')[0][:100]}")
 
 
-def _make_one_leave(among: Sequence[Connection]) -> bool:
-    """End the connection that can be spared first; return whether there is any."""
+def _one_to_leave(among: Sequence[Connection]) -> Connection | None:
+    """Return the connection that can be spared first; of those that wait to be looked at, it is the one that came last."""
     now = time.monotonic()
     spared = (each for each in among if not each.proven and (each.due is not None or now - each.since > _GIVES_WAY))
-    found = min(spared, key=lambda each: (each.due is None, each.known, each.since), default=None)
-    if found is None:
-        return False
-    found.leave()
-    return True
+
+    def order(each: Connection) -> tuple[bool, bool, bool, float]:
+        return each.due is None, each.known, each.queued, -each.since if each.queued else each.since
+
+    return min(spared, key=order, default=None)

@@ -112,6 +112,7 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
             self._refuse(error)
             return False
         if self.inheaders.get(b"Expect", b"").lower() == b"100-continue" and self.response_protocol == "HTTP/1.1":
+            self.conn.end_turn()
             self.conn.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
@@ -188,6 +189,7 @@ class StrictRequest(HTTPRequest):  # type: ignore[misc]  # cheroot's types say n
         self.close_connection = True
         self.conn.unread = True
         self.sent_headers = True
+        self.conn.end_turn(vain=True)
         if not self.conn.refuse(f"http_{code}"):
             return
         problem = {"type": "about:blank", "title": _WORDS.get(code, status[4:]), "status": code}

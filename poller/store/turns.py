@@ -138,8 +138,9 @@ def settle(
         return []
     count = _write(connection, _SETTLE, _SETTLED.batches(map(_settlement, settled)), me=owner, at=now)
     lost, vanished = ([], set()) if count == len(settled) else _lost(connection, settled)
-    gone = {each.claim.id for each in lost}
-    kept = [each for each in settled if each.claim.id not in gone]
+    # By the epoch too: our own late result may come beside that of the claim that took its place.
+    gone = {(each.claim.id, each.claim.epoch) for each in lost}
+    kept = [each for each in settled if (each.claim.id, each.claim.epoch) not in gone]
     # What becomes of a reply never touches the record.
     done = [each for each in kept if each.claim.intent.operation is not Operation.REPLY]
     if done := [each for each in done if each.verdict.state in FINISHED | {State.DEAD}]:

@@ -18,60 +18,105 @@ from poller.ingress.server import Server
 HEAD = b"POST /routes/a/records HTTP/1.1\r\nHost: here\r\nauthorization:  Bearer good \r\nContent-Length: 2\r\n\r\n{}"
 
 
-def test_one_is_served_and_the_others_wait_in_their_order() -> None:
-    served: list[int] = []
-    newcomers = Newcomers(served.append, 1, 0.0)
-    for number in range(7):
-        newcomers.put(number)
+class Served:
+    """Who was served, with the numbers of their turns."""
 
-    assert served == [0]
-    assert newcomers.crowd
-    newcomers.end()
-    newcomers.end()
-    assert served == [0, 1, 2]
-    assert not newcomers.crowd
+    def __init__(self, turns: int = 1, pause: float = 0.0, longest: float = 3600.0) -> None:
+        self.who: list[int] = []
+        self.turns: list[int] = []
+        self.more = threading.Semaphore(0)
+        self.newcomers = Newcomers(self._serve, turns, pause, longest)
+
+    def _serve(self, one: int, turn: int) -> None:
+        self.who.append(one)
+        self.turns.append(turn)
+        self.more.release()
+
+
+def test_one_is_served_and_the_others_wait_in_their_order() -> None:
+    served = Served()
+    for number in range(7):
+        served.newcomers.put(number)
+
+    assert served.who == [0]
+    assert served.newcomers.crowd
+    served.newcomers.end(served.turns[0])
+    # A turn ends once.
+    served.newcomers.end(served.turns[0])
+    served.newcomers.end(served.turns[1])
+    assert served.who == [0, 1, 2]
+    assert not served.newcomers.crowd
+
+
+def test_whoever_is_withdrawn_is_not_served() -> None:
+    served = Served()
+    for number in range(3):
+        served.newcomers.put(number)
+
+    assert not served.newcomers.withdraw(0), "it is being served"
+    assert served.newcomers.withdraw(1)
+    served.newcomers.end(served.turns[0])
+    assert served.who == [0, 2]
 
 
 def test_whoever_waits_in_a_thread_has_its_turn_or_goes_on_without() -> None:
-    newcomers = Newcomers(lambda _: None, 1, 0.0)
-    assert newcomers.take(0.0)
-    assert not newcomers.take(0.01)
+    newcomers = Served().newcomers
+    first = newcomers.take(0.0)
+    assert first is not None
+    assert newcomers.take(0.01) is None
 
-    given: list[bool] = []
+    given: list[int | None] = []
     waiting = threading.Thread(target=lambda: given.append(newcomers.take(30)))
     waiting.start()
     while not newcomers._waiting:
         pass
-    newcomers.end()
+    newcomers.end(first)
     waiting.join(10)
 
-    assert given == [True]
+    assert given[0] is not None
     # The one that went on without has left no turn behind it.
-    newcomers.end()
-    assert newcomers.take(0.0)
-    assert not newcomers.take(0.0)
+    newcomers.end(given[0])
+    assert newcomers.take(0.0) is not None
+    assert newcomers.take(0.0) is None
 
 
 def test_after_a_turn_in_vain_there_is_a_pause() -> None:
-    served: list[int] = []
-    came = threading.Event()
-
-    def serve(number: int) -> None:
-        served.append(number)
-        if number:
-            came.set()
-
-    newcomers = Newcomers(serve, 1, 3600.0)
-    newcomers.start()
-    newcomers.put(0)
-    newcomers.put(1)
-    newcomers.end(vain=True)
-    assert served == [0]
+    served = Served(pause=3600.0)
+    served.newcomers.start()
+    served.newcomers.put(0)
+    served.newcomers.put(1)
+    served.newcomers.end(served.turns[0], vain=True)
+    assert served.who == [0]
 
     # At the end nobody is kept waiting.
-    newcomers.stop()
-    assert came.wait(10)
-    assert served == [0, 1]
+    served.newcomers.stop()
+    assert served.more.acquire(timeout=10)
+    assert served.more.acquire(timeout=10)
+    assert served.who == [0, 1]
+
+
+def test_a_turn_that_takes_too_long_is_not_waited_for() -> None:
+    served = Served(longest=0.05)
+    served.newcomers.start()
+    for number in range(3):
+        served.newcomers.put(number)
+    for _ in range(3):
+        assert served.more.acquire(timeout=10)
+
+    served.newcomers.end(served.turns[0])
+    assert served.who == [0, 1, 2]
+    served.newcomers.stop()
+
+
+def test_many_that_wait_at_the_end_are_no_trouble() -> None:
+    served = Served()
+    served.newcomers.start()
+    for number in range(5000):
+        served.newcomers.put(number)
+    served.newcomers.stop()
+    while len(served.turns) < 5000:
+        served.newcomers.end(served.turns[-1])
+    assert served.who[-1] == 4999
 
 
 @contextmanager
@@ -96,34 +141,34 @@ def connections(count: int, newcomers: Newcomers) -> Iterator[list[tuple[Connect
 
 
 def test_nobody_keeps_a_turn_while_its_client_is_waited_for() -> None:
-    newcomers = Newcomers(lambda _: None, 1, 0.0)
+    newcomers = Served().newcomers
     with connections(1, newcomers) as [(one, client)]:
         one.take_turn()
         one.rfile.until = time.monotonic() + 60
         client.sendall(b"first\nsec")
         assert one.rfile.readline() == b"first\n"
-        assert not newcomers.take(0.0), "what has come already is read within the turn"
+        assert newcomers.take(0.0) is None, "what has come already is read within the turn"
 
         answer: list[bytes] = []
         reading = threading.Thread(target=lambda: answer.append(one.rfile.readline()))
         reading.start()
-        assert newcomers.take(10), "the turn of who waits for its client"
+        assert newcomers.take(10) is not None, "the turn of who waits for its client"
         client.sendall(b"ond\n")
         reading.join(10)
         assert answer == [b"second\n"]
 
 
 def test_whoever_is_known_or_recognised_needs_no_turn_and_gives_none_back() -> None:
-    newcomers = Newcomers(lambda _: None, 1, 0.0)
+    newcomers = Served().newcomers
     with connections(2, newcomers) as [(known, _), (recognised, _)]:
-        assert newcomers.take(0.0)
+        assert newcomers.take(0.0) is not None
         known.known = recognised.recognised = True
         for each in (known, recognised):
             each.take_turn()
             each.end_turn()
             each.prove()
 
-        assert not newcomers.take(0.0)
+        assert newcomers.take(0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -159,7 +204,7 @@ def test_the_latest_are_remembered_and_none_of_them_in_plain() -> None:
 
 
 def test_only_who_asked_for_something_proper_is_remembered() -> None:
-    with connections(1, Newcomers(lambda _: None, 1, 0.0)) as [(one, _)]:
+    with connections(1, Served().newcomers) as [(one, _)]:
         one.credentials = b"Bearer good"
         one.acquaint()
         assert not one.server.acquaintances.knows(b"Bearer good")
@@ -167,3 +212,18 @@ def test_only_who_asked_for_something_proper_is_remembered() -> None:
         assert not one.server.acquaintances.knows(b"Bearer good")
         one.acquaint()
         assert one.server.acquaintances.knows(b"Bearer good")
+        one.estrange()
+        assert one.server.acquaintances.knows(b"Bearer good"), "a 401 to somebody who was not recognised"
+        one.recognised = True
+        one.estrange()
+        assert not one.server.acquaintances.knows(b"Bearer good")
+
+
+def test_a_hostile_head_is_looked_through_in_no_time() -> None:
+    """Linear in its length: with repeats that overlap, 8 KB of blanks would take minutes of the thread that accepts."""
+    mine, client = socket.socketpair()
+    with mine, client:
+        client.sendall(b"GET / HTTP/1.1\r\nauthorization:" + b" \t" * 4000 + b"\nx")
+        began = time.thread_time()
+        assert not Acquaintances().recognise(mine)
+        assert time.thread_time() - began < 1

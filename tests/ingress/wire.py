@@ -72,5 +72,8 @@ class Line:
     def acquaint(self) -> None:
         pass
 
+    def estrange(self) -> None:
+        pass
+
     def prove(self) -> None:
         self.proven = True
