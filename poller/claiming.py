@@ -21,8 +21,9 @@ from poller.logs import get_logger
 from poller.model import FINISHED, Operation, Record, State, altered
 from poller.route import Route
 from poller.stock import Stock
-from poller.store import due, leases, standing, turns
-from poller.store.turns import Settled
+from poller.store import due, intents, leases, standing
+from poller.store.settling import Settled
+from poller.turn import Turn
 from poller.work import Look, Prepare, Send, Work
 
 log = get_logger()
@@ -125,7 +126,7 @@ class Claiming:
         lease_until: datetime,
     ) -> list[Work]:
         """Return the work to hand out, written as claimed in the caller's transaction."""
-        turn = _Turn(connection, effects, working, now, monotonic, lease_until, self._most)
+        turn = Turn(connection, effects, working, now, monotonic, lease_until, self._most)
         names = list(routes)
         self._notice_names({name: route.id for name, route in routes.items()})
         self._turn += 1
@@ -147,7 +148,7 @@ class Claiming:
             self._names = names
             self._stock.clear()
 
-    def _claim_route(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+    def _claim_route(self, turn: Turn, route: Route, room: int) -> list[Work]:
         if room <= 0 or turn.blocked(route):
             return []
         room = min(room, 1) if turn.probing(route) else room
@@ -163,7 +164,7 @@ class Claiming:
         turn.of_route[route.name] += len(claimed)
         return claimed
 
-    def _look(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+    def _look(self, turn: Turn, route: Route, room: int) -> list[Work]:
         if room <= 0 or not route.sink.guarded:
             return []
         claims = self._hold(turn, self._due(turn, route, State.UNKNOWN, BATCH * room))
@@ -171,7 +172,7 @@ class Claiming:
             Look(route=route, claims=tuple(claims[start : start + BATCH])) for start in range(0, len(claims), BATCH)
         ]
 
-    def _prepare(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+    def _prepare(self, turn: Turn, route: Route, room: int) -> list[Work]:
         claimed: list[Work] = []
         for state in (State.WAITING, State.PENDING):
             while len(claimed) < room and self._wants_more(turn, route):
@@ -184,7 +185,7 @@ class Claiming:
                 claims = self._hold(turn, [claim for claim, _, _ in batch])
                 if route.max_new_per_hour:
                     new = [claim for claim in claims if claim.intent.operation is not Operation.UPDATE]
-                    turns.admit(turn.connection, new, now=turn.now)
+                    intents.admit(turn.connection, new, now=turn.now)
                 claimed.append(
                     Prepare(
                         route=route,
@@ -196,19 +197,19 @@ class Claiming:
                 turn.preparing[route.name] += 1
         return claimed
 
-    def _wants_more(self, turn: _Turn, route: Route) -> bool:
+    def _wants_more(self, turn: Turn, route: Route) -> bool:
         """Return whether the senders could run dry before another preparation has come back."""
         coming = self._ready[route.id] + BATCH * turn.preparing[route.name]
         # While the first creates go one at a time, the other workers have nothing better to do than to prepare.
         proving = route.sink.guarded and turn.effects.guards[route.name].proving
         return coming < (BATCH if proving else 4) * self._most(route) and not turn.held(route)
 
-    def _hold(self, turn: _Turn, claims: list[Claim]) -> list[Claim]:
+    def _hold(self, turn: Turn, claims: list[Claim]) -> list[Claim]:
         raised = [altered(claim, epoch=claim.epoch + 1) for claim in claims]
-        turns.hold(turn.connection, self._owner, raised, lease_until=turn.lease_until)
+        intents.hold(turn.connection, self._owner, raised, lease_until=turn.lease_until)
         return raised
 
-    def _admitted(self, turn: _Turn, route: Route, most: int) -> int:
+    def _admitted(self, turn: Turn, route: Route, most: int) -> int:
         """Return how many records the flood guard lets through now."""
         if not route.max_new_per_hour:
             return most
@@ -227,7 +228,7 @@ class Claiming:
             self._flooded.discard(route.id)
         return min(most, left)
 
-    def _send(self, turn: _Turn, route: Route, room: int) -> list[Work]:
+    def _send(self, turn: Turn, route: Route, room: int) -> list[Work]:
         if room <= 0 or turn.held(route):
             return []
         in_force = turn.effects.guards[route.name]
@@ -246,18 +247,18 @@ class Claiming:
             turn.prove(route)
         first = self._numbers(turn, len(claims))
         intended = [_intended(claim, in_force, first + index, route) for index, claim in enumerate(claims)]
-        held = turns.commit_intents(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
+        held = intents.commit(turn.connection, self._owner, intended, now=turn.now, lease_until=turn.lease_until)
         return [Send(route=route, claims=(claim,)) for claim in held]
 
-    def _numbers(self, turn: _Turn, count: int) -> int:
+    def _numbers(self, turn: Turn, count: int) -> int:
         """Return the first of *count* fresh intent numbers, from a block that was reserved for this process."""
         if self._next_intent + count > self._end_of_block:
-            self._next_intent = turns.reserve_intents(turn.connection, BLOCK)
+            self._next_intent = intents.reserve(turn.connection, BLOCK)
             self._end_of_block = self._next_intent + BLOCK
         self._next_intent += count
         return self._next_intent - count
 
-    def _unless_in_doubt(self, turn: _Turn, route: Route, claims: list[Claim], in_force: InForce) -> list[Claim]:
+    def _unless_in_doubt(self, turn: Turn, route: Route, claims: list[Claim], in_force: InForce) -> list[Claim]:
         """Return what may be sent; what rests on a guard that is not in force any more goes back to be looked up."""
         if not route.sink.guarded:
             return claims
@@ -269,7 +270,7 @@ class Claiming:
 
     # What the database says is due, asked only when it may have changed.
 
-    def _ready_to_send(self, turn: _Turn, route: Route, limit: int) -> list[Claim]:
+    def _ready_to_send(self, turn: Turn, route: Route, limit: int) -> list[Claim]:
         key = (route.id, str(State.READY))
         stocked = self._stock.count(route.id)
         if stocked and self._not_before.get(key, 0.0) <= turn.monotonic:
@@ -284,7 +285,7 @@ class Claiming:
         self._stock.drop(route.id, [claim.id for claim in claims])
         return claims
 
-    def _due(self, turn: _Turn, route: Route, state: State, limit: int) -> list[Claim]:
+    def _due(self, turn: Turn, route: Route, state: State, limit: int) -> list[Claim]:
         key = (route.id, str(state))
         if self._not_before.get(key, 0.0) > turn.monotonic:
             return []
@@ -295,7 +296,7 @@ class Claiming:
                 self._ready[route.id] = 0
         return claims
 
-    def _due_to_prepare(self, turn: _Turn, route: Route, state: State, limit: int) -> list[tuple[Claim, Record, bool]]:
+    def _due_to_prepare(self, turn: Turn, route: Route, state: State, limit: int) -> list[tuple[Claim, Record, bool]]:
         key = (route.id, "pending" if state is State.PENDING else "waiting to prepare")
         if limit <= 0 or self._not_before.get(key, 0.0) > turn.monotonic:
             return []
@@ -303,73 +304,6 @@ class Claiming:
         if len(batch) < limit:
             self._not_before[key] = turn.monotonic + RESCAN
         return batch
-
-
-class _Turn:
-    """The facts of one turn that claims are weighed against."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        effects: Effects,
-        working: Sequence[Work],
-        now: datetime,
-        monotonic: float,
-        lease_until: datetime,
-        most: Callable[[Route], int],
-    ) -> None:
-        self.connection = connection
-        self._most = most
-        self.effects = effects
-        self.now = now
-        self.monotonic = monotonic
-        self.lease_until = lease_until
-        pieces = {id(work): work for work in working}.values()
-        self.in_flight = Counter(work.route.sink.remote for work in pieces)
-        self.of_route = Counter(work.route.name for work in pieces)
-        self.preparing = Counter(work.route.name for work in pieces if isinstance(work, Prepare))
-        self._proving: set[str] = set()
-
-    def room(self, route: Route) -> int:
-        """Return how many more requests the route's remote may have in flight."""
-        remote = self.effects.remotes.get(route.sink.remote)
-        if remote is not None and remote.failures:
-            if remote.paused_until is not None and remote.paused_until > self.now:
-                return 0
-            return 0 if self.in_flight[route.sink.remote] else 1
-        return self._most(route) - self.in_flight[route.sink.remote]
-
-    def blocked(self, route: Route) -> bool:
-        """Return whether the route waits, or its one probe is already out."""
-        held = self.effects.standings[route.name]
-        until = held.blocked_until
-        if until is None:
-            return False
-        return until > self.now or self.of_route[route.name] > 0
-
-    def probing(self, route: Route) -> bool:
-        """Return whether the route is blocked and its wait is over: one record tries."""
-        return self.effects.standings[route.name].blocked_until is not None
-
-    def held(self, route: Route) -> bool:
-        """Return whether the route may create nothing for now."""
-        standing_ = self.effects.standings[route.name]
-        if standing_.held_reason is None:
-            return False
-        return standing_.held_until is None or standing_.held_until > self.now
-
-    def proving_room(self, route: Route) -> int:
-        """Return 1 where no create of this instance and table is out or in doubt, else 0."""
-        key = route.sink.guard_key()
-        if key in self._proving:
-            return 0
-        turns.lock_intents(self.connection)
-        sharing = [self.effects.standings[name].id for name in self.effects.sharing(key)]
-        return 0 if due.under_way(self.connection, sharing) else 1
-
-    def prove(self, route: Route) -> None:
-        """Note that the one create of the route's instance and table is out."""
-        self._proving.add(route.sink.guard_key())
 
 
 def _requests(work: Work) -> int:

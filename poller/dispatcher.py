@@ -29,7 +29,7 @@ from poller.lifecycle import LONGEST_RETRY_AFTER
 from poller.logs import get_logger
 from poller.model import State
 from poller.route import Route
-from poller.store import Store, due, first_line, is_broken, leases, standing, turns
+from poller.store import Store, due, first_line, intents, is_broken, leases, settling, standing
 from poller.telling import tell_settled
 from poller.work import Done, Send, Work
 
@@ -145,7 +145,7 @@ class Dispatcher:
         now = self._clock.now()
         alone = self._store.sqlite_path is not None
         with self._store.write() as connection:
-            turns.reserve_intents(connection, 0)
+            intents.reserve(connection, 0)
             self._take_over(connection, self.routes, everything=alone)
             if alone:
                 # Several daemons go on from the database's own clock; a lone one from a wall clock that may have been set.
@@ -153,7 +153,7 @@ class Dispatcher:
                     leases.doubt_again(connection, known.id, safe_after=now + self._settle_of(self.routes, known.id))
             leases.clamp(connection, now=now)
             standing.clamp(connection, now=now, longest=LONGEST_RETRY_AFTER)
-            self._newest = turns.newest(connection)
+            self._newest = intents.newest(connection)
             self._effects.load(connection, self.routes)
         self._mark(*self._newest)
 
@@ -227,7 +227,7 @@ class Dispatcher:
             judged = judge(done, effects.standings, effects.guards, now)
             settled = judged.settled
             replies = {route.id: route.replies for route in routes.values() if route.replies is not None}
-            lost = turns.settle(connection, self._store.owner, settled, now=now, replies=replies)
+            lost = settling.settle(connection, self._store.owner, settled, now=now, replies=replies)
             notes = effects.apply(connection, judged.effects, routes, now)
             # By the work and not by the delivery: one that an operator took out of its hands may be with another already.
             ended = {id(each.work) for each in done}
@@ -256,7 +256,7 @@ class Dispatcher:
     def _forgotten(self, connection: Connection, routes: Mapping[str, Route], now: datetime) -> bool:
         """Hold creates if the database, back after a failure, does not know what it had committed (a failover)."""
         number, delivery_id, epoch = self._newest
-        if number == 0 or turns.remembers(connection, delivery_id, epoch):
+        if number == 0 or intents.remembers(connection, delivery_id, epoch):
             return False
         recovery.hold(connection, routes, f"the database has forgotten intent {number}, which was committed", now=now)
         self._effects.distrust()

@@ -22,8 +22,8 @@ from poller.errors import (
 from poller.guard import InForce
 from poller.model import Guard, Ready, Receipt
 from poller.route import Route
+from poller.store.settling import Settled
 from poller.store.standing import RouteStanding
-from poller.store.turns import Settled
 from poller.work import Done, Look, Prepare, Send
 
 

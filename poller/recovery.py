@@ -20,7 +20,7 @@ from poller.errors import PollerError, TransientError
 from poller.lifecycle import pause
 from poller.logs import get_logger
 from poller.route import Route
-from poller.store import Store, reviewing, standing, turns
+from poller.store import Store, intents, reviewing, standing
 from poller.store.standing import RemoteStanding
 
 log = get_logger()
@@ -70,10 +70,10 @@ def _why(connection: Connection, mark: int | None, last: tuple[int, int] | None)
     if mark is None:
         # A further daemon, or one on another machine, has no file beside a PostgreSQL that others know.
         return None if known else "there is no mark file beside the database"
-    newest = turns.newest_intent(connection)
+    newest = intents.newest_number(connection)
     if newest < mark:
         return f"the database ends at intent {newest}, and intent {mark} was once committed"
-    if last is not None and mark > 0 and not turns.remembers(connection, *last):
+    if last is not None and mark > 0 and not intents.remembers(connection, *last):
         return f"the database does not know intent {mark}, which was once committed"
     return None
 

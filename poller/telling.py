@@ -8,7 +8,7 @@ from poller import metrics
 from poller.lifecycle import Verdict
 from poller.logs import get_logger
 from poller.model import Receipt, State
-from poller.store.turns import Settled
+from poller.store.settling import Settled
 
 log = get_logger()
 

@@ -53,7 +53,8 @@ ALLOWED = {
     "effects": f"{BASE} store logs metrics route work judging",
     "telling": f"{BASE} store logs metrics route work judging",
     "stock": "lifecycle",
-    "claiming": f"{BASE} store logs metrics route work effects stock",
+    "turn": f"{BASE} store route work effects",
+    "claiming": f"{BASE} store logs metrics route work effects stock turn",
     "lanes": "errors route work",
     "dispatcher": f"{BASE} store logs metrics route work effects judging telling claiming recovery lanes",
     # An edge knows protocols and formats. It knows neither the store, nor the route, nor any other edge.

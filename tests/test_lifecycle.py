@@ -482,7 +482,7 @@ class Delivery(RuleBasedStateMachine):
         return Guard.SETTLE, False
 
     def write(self, verdict: Verdict) -> None:
-        """Do as `store.turns.settle` does."""
+        """Do as `store.settling.settle` does."""
         claim = self.claim
         self.claim = replace(
             claim,

@@ -30,10 +30,10 @@ from poller.identity import correlation_id
 from poller.lifecycle import Claim, Verdict
 from poller.migrate import upgrade
 from poller.model import Malformed, Operation, Page, Receipt, State
-from poller.store import Store, due, leases, open_store, standing, turns
+from poller.store import Store, due, intents, leases, open_store, settling, standing
 from poller.store.receiving import Counts, Receiver, receive
+from poller.store.settling import Settled
 from poller.store.standing import RemoteStanding, enter_route, fix_prefix
-from poller.store.turns import Settled
 from poller.tables import attempts, deliveries, late_results, payloads, records, routes
 from tests.fakes import last, records as some
 from tests.house import House
@@ -228,12 +228,12 @@ def claim(store: Store, receiver: Receiver, owner: str, limit: int, *, now: date
     """Take on what is due, as the dispatcher does: in one transaction."""
     with store.write() as connection:
         found = due.claims(connection, "helpdesk", receiver.route_id, State.READY, now=now, limit=limit)
-        first = turns.reserve_intents(connection, len(found)) if found else 0
+        first = intents.reserve(connection, len(found)) if found else 0
         claims = [
             replace(each, epoch=each.epoch + 1, intent=replace(each.intent, attempt=1, number=first + index))
             for index, each in enumerate(found)
         ]
-        turns.commit_intents(connection, owner, claims, now=now, lease_until=now + timedelta(seconds=60))
+        intents.commit(connection, owner, claims, now=now, lease_until=now + timedelta(seconds=60))
     return claims
 
 
@@ -257,13 +257,13 @@ def test_claims_of_two_owners_are_disjoint(store: Store, receiver: Receiver) -> 
     assert len(ids) + len(rest) == 200
     assert reserved(store) == 200
     with store.read() as connection:
-        assert turns.newest_intent(connection) == 200
+        assert intents.newest_number(connection) == 200
 
 
 def reserved(store: Store) -> int:
     """Return how many intent numbers are given away."""
     with store.read() as connection:
-        return int(standing.fact(connection, turns.INTENT) or 0)
+        return int(standing.fact(connection, intents.INTENT) or 0)
 
 
 @pytest.mark.postgres
@@ -282,7 +282,9 @@ def test_on_postgresql_claims_skip_what_another_is_claiming(postgres_url: str) -
 
 def settle(store: Store, each: Claim, owner: str, verdict: Verdict) -> list[Settled]:
     with store.write() as connection:
-        return turns.settle(connection, owner, [Settled(claim=each, verdict=verdict, started=NOW, ended=NOW)], now=NOW)
+        return settling.settle(
+            connection, owner, [Settled(claim=each, verdict=verdict, started=NOW, ended=NOW)], now=NOW
+        )
 
 
 RECEIPT = Receipt(learnt="response", sys_id="a" * 32, number="INC7", created_at="2026-01-02 03:04:05")
@@ -319,7 +321,7 @@ def test_after_an_operator_raised_the_epoch_a_late_worker_changes_nothing(
 
     with store.write() as connection:
         both = [Settled(claim=each, verdict=verdict, started=NOW, ended=NOW) for each in (gone, mine)]
-        lost = turns.settle(connection, "me", both, now=NOW)
+        lost = settling.settle(connection, "me", both, now=NOW)
 
     assert [each.claim for each in lost] == [gone]
     states = dict(ask(store, select(deliveries.c.id, deliveries.c.state)))
@@ -337,7 +339,7 @@ def test_our_own_late_result_hides_nothing_of_its_successor(store: Store, receiv
 
     with store.write() as connection:
         both = [Settled(claim=each, verdict=DELIVERED, started=NOW, ended=NOW) for each in (late, mine)]
-        lost = turns.settle(connection, "me", both, now=NOW)
+        lost = settling.settle(connection, "me", both, now=NOW)
 
     assert [each.claim for each in lost] == [late]
     assert ask(store, select(records.c.number, records.c.settled_at)) == [("INC7", NOW)]
@@ -357,7 +359,7 @@ def test_an_intent_is_written_only_where_the_delivery_is_as_it_was_read(store: S
     ]
 
     with store.write() as connection:
-        held = turns.commit_intents(connection, "me", intended, now=NOW, lease_until=NOW + timedelta(seconds=60))
+        held = intents.commit(connection, "me", intended, now=NOW, lease_until=NOW + timedelta(seconds=60))
 
     assert [each.id for each in held] == [each.id for each in others]
     assert {row.id for row in ask(store, select(deliveries.c.id).where(deliveries.c.state == "sending"))} == {
@@ -560,7 +562,7 @@ def test_daemons_that_start_together_on_an_empty_database_do_not_trip_each_other
             fix_prefix(connection, "together")
             entered = [enter_route(connection, name, None, now=NOW).id for name in ("one", "other")]
         with store.write() as connection:
-            return entered[0], turns.reserve_intents(connection, 10)
+            return entered[0], intents.reserve(connection, 10)
 
     found = at_once(4, start)
 
@@ -655,10 +657,10 @@ def test_a_writer_takes_its_lock_at_once_so_no_update_is_lost(store: Store) -> N
     def raise_it(_index: int) -> None:
         for _ in range(25):
             with store.write() as connection:
-                turns.reserve_intents(connection, 1)
+                intents.reserve(connection, 1)
 
     with store.write() as connection:
-        turns.reserve_intents(connection, 1)
+        intents.reserve(connection, 1)
     at_once(4, raise_it)
 
     assert reserved(store) == 101
@@ -666,10 +668,10 @@ def test_a_writer_takes_its_lock_at_once_so_no_update_is_lost(store: Store) -> N
 
 def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
     with store.write() as writing:
-        turns.reserve_intents(writing, 1)
+        intents.reserve(writing, 1)
         started = time.monotonic()
         with store.read() as connection:
-            assert standing.fact(connection, turns.INTENT) is None
+            assert standing.fact(connection, intents.INTENT) is None
         assert time.monotonic() - started < 2
 
 
@@ -735,7 +737,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from datetime import datetime, UTC
-from poller.store import open_store, turns
+from poller.store import intents, open_store
 from poller.store.receiving import receive, Receiver
 from poller.store.standing import enter_route, poll_finished
 from poller.model import Page, Operation, SourceRecord
@@ -750,7 +752,7 @@ for number in range(first, first + 10**6):
     keys = tuple(SourceRecord(key=f"{number}-{i}", version="1", fields={"text": "x" * 500}) for i in range(20))
     with store.write() as connection:
         receive(connection, receiver, Page(records=keys, last=True, checkpoint=str(number)), now=now)
-        turns.reserve_intents(connection, 20)
+        intents.reserve(connection, 20)
     print(number, flush=True)
 """
 

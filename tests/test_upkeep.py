@@ -15,7 +15,7 @@ from poller import recovery, upkeep
 from poller.errors import TransientError, UnknownOutcome
 from poller.marks import Mark
 from poller.model import Malformed, Owned, Page
-from poller.store import Store, standing, turns
+from poller.store import Store, intents, standing
 from poller.store.reviewing import known
 from poller.tables import attempts, deliveries, payloads, records, routes
 from tests.fakes import FakeSink, last, records as some
@@ -295,7 +295,7 @@ def ask(house: House) -> bool:
 
 def newest(house: House) -> int:
     with house.store.read() as connection:
-        return turns.newest_intent(connection)
+        return intents.newest_number(connection)
 
 
 def test_a_mark_that_fits_is_no_reason_to_wait(house: House) -> None:

@@ -150,9 +150,8 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.server.told(reason)
         if self.leaves:
             return False
-        now = time.monotonic()
         at = self.server.pace.turn(crowd=self.server.newcomers.crowd)
-        if at is not None and at > now:
+        if at is not None and at > time.monotonic():
             self.due = at
             self.wfile.hold()
         return at is not None

@@ -269,6 +269,7 @@ def _one_to_leave(among: Sequence[Connection]) -> Connection | None:
     spared = (each for each in among if not each.proven and (each.due is not None or now - each.since > _GIVES_WAY))
 
     def order(each: Connection) -> tuple[bool, bool, bool, float]:
-        return each.due is None, each.known, each.queued, -each.since if each.queued else each.since
+        known = each.known or each.recognised
+        return each.due is None, known, each.queued, -each.since if each.queued else each.since
 
     return min(spared, key=order, default=None)

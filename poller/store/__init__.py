@@ -6,8 +6,9 @@ the caller decides what is committed together (guarantee 2.3). Rows become `poll
 
 ==============  ==========================================================
 ``receiving``   a page of a poll, and the checkpoint that moves with it
-``turns``       one turn of the dispatcher: settle, claim
 ``due``         what is due now, and when the next thing is
+``intents``     what is taken on, and what may be sent
+``settling``    what became of it
 ``leases``      who works on what; takeovers, and how long a doubt lasts
 ``standing``    routes, remotes, proofs, budgets, holds
 ``reading``     what the listings show

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Column, Text, bindparam, cast, select
+from sqlalchemy import JSON, Column, Connection, Executable, Text, bindparam, cast, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -59,6 +59,11 @@ class Together:
             # SQLite would end a text there, and PostgreSQL refuses it; the texts of records have none.
             text = json.dumps([_without_nul(row) for row in rows], ensure_ascii=False, separators=(",", ":"))
         return {self._parameter: text}
+
+
+def write(connection: Connection, statement: Executable, batches: Iterable[dict[str, str]], **same: object) -> int:
+    """Carry out *statement* for each batch of rows, with the *same* parameters; return how many rows it changed."""
+    return sum(connection.execute(statement, batch | same).rowcount for batch in batches)
 
 
 def _without_nul(row: Sequence[Value]) -> list[Value]:

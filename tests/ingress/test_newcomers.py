@@ -1,19 +1,23 @@
 """Who is looked at first: those who are known, then one newcomer after the other, and never so that anybody waits for ever."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import trustme
 
 from poller.ingress.acquaintances import Acquaintances
 from poller.ingress.connection import Connection
 from poller.ingress.newcomers import Newcomers
 from poller.ingress.server import Server
+from tests.scenarios.world import wait_for
 
 HEAD = b"POST /routes/a/records HTTP/1.1\r\nHost: here\r\nauthorization:  Bearer good \r\nContent-Length: 2\r\n\r\n{}"
 
@@ -68,8 +72,7 @@ def test_whoever_waits_in_a_thread_has_its_turn_or_goes_on_without() -> None:
     given: list[int | None] = []
     waiting = threading.Thread(target=lambda: given.append(newcomers.take(30)))
     waiting.start()
-    while not newcomers._waiting:
-        pass
+    wait_for(lambda: bool(newcomers._waiting), "it to wait")
     newcomers.end(first)
     waiting.join(10)
 
@@ -120,7 +123,9 @@ def test_many_that_wait_at_the_end_are_no_trouble() -> None:
 
 
 @contextmanager
-def connections(count: int, newcomers: Newcomers) -> Iterator[list[tuple[Connection, socket.socket]]]:
+def connections(
+    count: int, newcomers: Newcomers, tls: ssl.SSLContext | None = None
+) -> Iterator[list[tuple[Connection, socket.socket]]]:
     server = cast(
         "Server",
         SimpleNamespace(
@@ -132,6 +137,10 @@ def connections(count: int, newcomers: Newcomers) -> Iterator[list[tuple[Connect
         ),
     )
     pairs = [socket.socketpair() for _ in range(count)]
+    if tls is not None:
+        pairs = [
+            (tls.wrap_socket(mine, server_side=True, do_handshake_on_connect=False), theirs) for mine, theirs in pairs
+        ]
     try:
         yield [(Connection(server, mine), theirs) for mine, theirs in pairs]
     finally:
@@ -156,6 +165,38 @@ def test_nobody_keeps_a_turn_while_its_client_is_waited_for() -> None:
         client.sendall(b"ond\n")
         reading.join(10)
         assert answer == [b"second\n"]
+
+
+def test_nobody_keeps_a_turn_while_the_rest_of_a_tls_record_is_waited_for() -> None:
+    """The socket has something to read by then, and TLS has nothing to give."""
+    newcomers = Served().newcomers
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("here").configure_cert(ours)
+    authority.configure_trust(theirs)
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = theirs.wrap_bio(coming, going, server_hostname="here")
+    with connections(1, newcomers, ours) as [(one, client)], ThreadPoolExecutor(1) as pool:
+        shaking = pool.submit(one._shake)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                client.sendall(going.read())
+                coming.write(client.recv(65536))
+        client.sendall(going.read())
+        assert shaking.result(10)
+
+        one.take_turn()
+        one.rfile.until = time.monotonic() + 60
+        tls.write(b"a line\n")
+        record = going.read()
+        client.sendall(record[:-1])
+        reading = pool.submit(one.rfile.readline)
+        assert newcomers.take(10) is not None, "the turn of who waits for its client"
+        client.sendall(record[-1:])
+        assert reading.result(10) == b"a line\n"
 
 
 def test_whoever_is_known_or_recognised_needs_no_turn_and_gives_none_back() -> None:

@@ -188,7 +188,6 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
         known, rogue = there.token("known"), there.token("rogue")
         with there.valid(known, "warm", seconds=2, rate=RATE) as warm:
             warm.result()
-        sizes = [memory(daemon.pid)]
         statuses: Counter[str] = Counter()
         ratios: list[float] = []
         calm: list[float] = []
@@ -209,7 +208,6 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
             came = [each.result() for each in flood]
             for each in (alone, flooded, late, *came):
                 statuses.update(each["statuses"])
-            sizes.append(memory(daemon.pid))
             calm.append(alone["p99"])
             stormy.append(max(flooded["p99"], late["p99"]))
             # Beside the calmest load of all: one that the machine has disturbed would excuse any flood.
@@ -219,20 +217,18 @@ def test_who_is_known_is_served_under_a_flood(tmp_path: Path) -> None:
                 f"p99 {1000 * alone['p99']:.0f} ms alone, {1000 * flooded['p99']:.0f} ms with the flood coming, "
                 f"{1000 * late['p99']:.0f} ms on new connections "
                 f"(p50 {1000 * alone['p50']:.0f}, {1000 * flooded['p50']:.0f}, {1000 * late['p50']:.0f}): {ratios[-1]:.2f}; "
-                f"{len(polls)} polls, longest gap {max(gaps):.2f} s; {sizes[-1]:.0f} MB, {threads(daemon.pid)} threads; "
+                f"{len(polls)} polls, longest gap {max(gaps):.2f} s; {memory(daemon.pid):.0f} MB, {threads(daemon.pid)} threads; "
                 f"flood {Counter(came[0]['statuses']) + Counter(came[1]['statuses'])}"
             )
             assert len(polls) >= 0.7 * SECONDS / EVERY, gaps
-            if ratios[-1] <= WORSE and number:
+            if ratios[-1] <= WORSE:
                 break
-        print(f"ratios {ratios}, MB {sizes}, {dict(statuses)}")
+        print(f"ratios {ratios}, {dict(statuses)}")
 
         assert ratios[-1] <= WORSE
         assert {name for name in statuses if name.startswith("valid")} == {"valid 202"}
         assert not [name for name in statuses if not name.startswith("valid") and name.split()[-1].startswith("2")]
         assert {"forged 401", "rogue large 413"} <= set(statuses)
-        # What the allocator keeps has not settled by then; six floods are tried below.
-        assert sizes[-1] - sizes[1] <= 2 * GROWTH
         keys = [record["key"] for record in there.here.export()]
         assert not [key for key in keys if key.startswith("evil")]
         assert len(keys) == len(set(keys)) == statuses["valid 202"] + 2 * RATE
@@ -262,7 +258,8 @@ def test_memory_and_threads_are_bounded(tmp_path: Path) -> None:
                 connected.sendall(b"POST /routes/pushed/records HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         wait_for(lambda: threads(daemon.pid) > 200, "the slow")
         most = threads(daemon.pid)
-        with there.valid(known, "slow-", seconds=5, rate=RATE, grace=30) as load:
+        # Whoever came within the last second gives way to nobody.
+        with there.valid(known, "slow-", seconds=5, rate=RATE, grace=30, after=START) as load:
             served = load.result()
         slow = memory(daemon.pid)
         wait_for(lambda: threads(daemon.pid) < 60, "the threads to go", 60)

@@ -1,40 +1,24 @@
 """
-One turn of the dispatcher: settle what has finished, and claim what `due` has found.
+Write what became of claims, all of a turn's in the one transaction that the dispatcher has begun (group commit).
 
-All of it in the one transaction that the dispatcher has begun (group commit). Every later write to a claimed delivery
-names its epoch: where an operator or another daemon has raised it, the write changes nothing and says so.
+Every write to a claimed delivery names its epoch: where an operator or another daemon has raised it, the write changes nothing
+and says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Connection,
-    Executable,
-    Integer,
-    Text,
-    bindparam,
-    case,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, Boolean, Connection, Integer, Text, bindparam, case, func, insert, select, update
 
 from poller.lifecycle import Claim, Verdict
 from poller.model import FINISHED, Operation, State
-from poller.store.due import IN_TURN
 from poller.store.rows import upsert
-from poller.store.together import Together, Value
-from poller.tables import Time, attempts, deliveries, facts, late_results, microseconds, records
-
-INTENT = "intent"
+from poller.store.together import Together, Value, write
+from poller.tables import Time, attempts, deliveries, late_results, microseconds, records
 
 d, r = deliveries.c, records.c
 
@@ -136,7 +120,7 @@ def settle(
     """
     if not settled:
         return []
-    count = _write(connection, _SETTLE, _SETTLED.batches(map(_settlement, settled)), me=owner, at=now)
+    count = write(connection, _SETTLE, _SETTLED.batches(map(_settlement, settled)), me=owner, at=now)
     lost, vanished = ([], set()) if count == len(settled) else _lost(connection, settled)
     # By the epoch too: our own late result may come beside that of the claim that took its place.
     gone = {(each.claim.id, each.claim.epoch) for each in lost}
@@ -144,11 +128,11 @@ def settle(
     # What becomes of a reply never touches the record.
     done = [each for each in kept if each.claim.intent.operation is not Operation.REPLY]
     if done := [each for each in done if each.verdict.state in FINISHED | {State.DEAD}]:
-        _write(connection, _FINISH, _FINISHED.batches(map(_completion, done)), at=now)
+        write(connection, _FINISH, _FINISHED.batches(map(_completion, done)), at=now)
     _owe_replies(connection, kept, replies, now)
     settled = [each for each in settled if each.claim.id not in vanished]
     tried = (_attempt(each) for each in settled if each.verdict.outcome is not None)
-    _write(connection, _TRY, _TRIED.batches(tried))
+    write(connection, _TRY, _TRIED.batches(tried))
     for each in lost:
         if each.verdict.receipt is not None and each.claim.id not in vanished:
             receipt = each.verdict.receipt
@@ -164,11 +148,6 @@ def settle(
                 update(deliveries).where(d.id == each.claim.id, d.state == State.UNKNOWN).values(not_before=now)
             )
     return lost
-
-
-def _write(connection: Connection, statement: Executable, batches: Iterable[dict[str, str]], **same: object) -> int:
-    """Carry out *statement* for each batch of rows, and return how many rows it changed."""
-    return sum(connection.execute(statement, batch | same).rowcount for batch in batches)
 
 
 def _owe_replies(connection: Connection, settled: Sequence[Settled], replies: Mapping[int, int], now: datetime) -> None:
@@ -240,124 +219,3 @@ def _lost(connection: Connection, settled: Sequence[Settled]) -> tuple[list[Sett
     epochs = {row.id: row.epoch for row in rows}
     lost = [each for each in settled if epochs.get(each.claim.id) != each.claim.epoch]
     return lost, held.keys() - epochs.keys()
-
-
-# Claiming.
-
-_HELD = Together("held", row=BigInteger(), new_epoch=Integer())
-_HOLD = (
-    update(deliveries)
-    .where(d.id == _HELD.c.row)
-    .values(owner=bindparam("me"), epoch=_HELD.c.new_epoch, lease_until=bindparam("lease", type_=Time), fresh=False)
-)
-_SENT = Together(
-    "sent",
-    row=BigInteger(),
-    new_epoch=Integer(),
-    number=Integer(),
-    intent_number=BigInteger(),
-    in_force=Text(),
-    with_sys_id=Boolean(),
-)
-_SEND = (
-    update(deliveries)
-    .where(d.id == _SENT.c.row, d.epoch == _SENT.c.new_epoch - 1, d.owner.is_(None), IN_TURN)
-    .values(
-        state=str(State.SENDING),
-        owner=bindparam("me"),
-        epoch=_SENT.c.new_epoch,
-        lease_until=bindparam("lease", type_=Time),
-        attempts=_SENT.c.number,
-        lookups=0,
-        intent=_SENT.c.intent_number,
-        guard=_SENT.c.in_force,
-        with_sys_id=_SENT.c.with_sys_id,
-        started_at=bindparam("at", type_=Time),
-        changed_at=bindparam("at", type_=Time),
-    )
-)
-_ADMIT = (
-    update(deliveries)
-    .where(d.id == bindparam("row"), d.admitted_at.is_(None))
-    .values(admitted_at=bindparam("at", type_=Time))
-)
-
-
-def hold(connection: Connection, owner: str, claims: Sequence[Claim], *, lease_until: datetime) -> None:
-    """Take deliveries on for a look-up or a preparation; *claims* already carry the raised epoch."""
-    rows = ((claim.id, claim.epoch) for claim in claims)
-    _write(connection, _HOLD, _HELD.batches(rows), me=owner, lease=lease_until)
-
-
-def admit(connection: Connection, claims: Sequence[Claim], *, now: datetime) -> None:
-    """Count records against the flood guard."""
-    if claims:
-        connection.execute(_ADMIT, [{"row": claim.id, "at": now} for claim in claims])
-
-
-def commit_intents(
-    connection: Connection, owner: str, claims: Sequence[Claim], *, now: datetime, lease_until: datetime
-) -> list[Claim]:
-    """
-    Write that each of *claims* may be on the wire from now on; they carry the raised epoch, attempt and intent number.
-
-    Returns:
-        Those for which it is written: what an operator has changed since it was read is left as it is, and what is not
-        its record's next any more.
-    """
-    rows = (
-        (
-            claim.id,
-            claim.epoch,
-            claim.intent.attempt,
-            claim.intent.number,
-            str(claim.guard),
-            claim.intent.with_sys_id,
-        )
-        for claim in claims
-    )
-    if _write(connection, _SEND, _SENT.batches(rows), me=owner, at=now, lease=lease_until) == len(claims):
-        return list(claims)
-    numbers = [claim.intent.number for claim in claims]
-    written = set(connection.execute(select(d.intent).where(d.intent.in_(numbers), d.owner == owner)).scalars())
-    return [claim for claim in claims if claim.intent.number in written]
-
-
-def reserve_intents(connection: Connection, count: int) -> int:
-    """Return the first of *count* intent numbers that nobody else gets; they only ever grow."""
-    raised = (
-        update(facts)
-        .where(facts.c.name == INTENT)
-        .values(value=func.cast(func.cast(facts.c.value, BigInteger) + count, facts.c.value.type))
-        .returning(facts.c.value)
-    )
-    value = connection.execute(raised).scalar()
-    if value is None:
-        # Two daemons may be the first at once: the row is made by one of them, and raised by both.
-        connection.execute(upsert(connection, facts).on_conflict_do_nothing(), [{"name": INTENT, "value": "0"}])
-        value = connection.execute(raised).scalar_one()
-    return int(value) - count + 1
-
-
-def lock_intents(connection: Connection) -> None:
-    """Let no other daemon commit an intent before this transaction has ended (PostgreSQL; on SQLite there is no other)."""
-    connection.execute(select(facts.c.value).where(facts.c.name == INTENT).with_for_update())
-
-
-def newest(connection: Connection) -> tuple[int, int, int]:
-    """Return the newest intent number that is committed, with its delivery and epoch; zeros where there is none."""
-    row = connection.execute(
-        select(d.intent, d.id, d.epoch).where(d.intent.is_not(None)).order_by(d.intent.desc()).limit(1)
-    ).first()
-    return (row.intent, row.id, row.epoch) if row else (0, 0, 0)
-
-
-def remembers(connection: Connection, delivery_id: int, epoch: int) -> bool:
-    """Return whether the database knows a delivery at this epoch or a later one: a commit that was once made."""
-    found = connection.execute(select(d.epoch).where(d.id == delivery_id)).scalar()
-    return found is not None and found >= epoch
-
-
-def newest_intent(connection: Connection) -> int:
-    """Return the newest intent number that is committed."""
-    return int(connection.execute(select(func.max(d.intent))).scalar() or 0)
