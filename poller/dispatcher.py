@@ -200,11 +200,12 @@ class Dispatcher:
 
     def _collect(self, timeout: float) -> list[Done]:
         finished: list[Done] = []
-        self._at_once.clear()
         try:
             first = self._finished.get(timeout=max(0.0, timeout))
             if self._lanes.plenty:
                 self._at_once.wait(GATHER)
+            # After the wait: whoever came during the last turn is in the queue already, and waits for nothing more.
+            self._at_once.clear()
             while True:
                 if first is None:
                     self._claiming.forget()

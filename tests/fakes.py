@@ -176,3 +176,17 @@ def last(*keys: str, version: str = "1", checkpoint: str | None = None) -> Page:
 
 
 POLICY = Policy(settle=timedelta(seconds=20))
+
+
+class Messages(FakeSink):
+    """A receiver that drops nothing and cannot be asked."""
+
+    operation = Operation.SEND
+    guarded = False
+    settle_seconds = 0.0
+
+    def guard_key(self) -> str:
+        return ""
+
+    def commit(self, intent: Intent) -> Receipt:
+        return Receipt(learnt="response")

@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import select
 
 from poller.dispatcher import Dispatcher
-from poller.model import Intent
+from poller.model import Intent, Operation
 from poller.route import Route, Schedule
 from poller.store import Store
 from poller.store.receiving import Receiver
 from poller.store.standing import enter_route
 from poller.tables import attempts, deliveries, proofs, records
-from tests.fakes import POLICY, FakeSink, FakeSource, HandClock, Inline, last
+from tests.fakes import POLICY, FakeSink, FakeSource, HandClock, Inline, Messages, last
 
 
 class House:
@@ -40,6 +40,17 @@ class House:
             **route,
         )
         self.dispatcher = self.dispatch()
+
+    @classmethod
+    def sending(cls, store: Store, **route: Any) -> House:
+        """Return one where every version is a message of its own, to a receiver that cannot be asked."""
+        house = cls(store, **route)
+        house.sink = Messages()
+        receiver = replace(house.route.receiver, operation=Operation.SEND, changes=Operation.SEND)
+        policy = replace(house.route.policy, guarded=False)
+        house.route = replace(house.route, sink=house.sink, receiver=receiver, policy=policy)
+        house.dispatcher = house.dispatch()
+        return house
 
     def _enter(self, name: str) -> Receiver:
         """Enter a route in the database."""

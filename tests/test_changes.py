@@ -14,22 +14,8 @@ from poller.store import Store
 from poller.store.reading import counts, record_lines, snapshot
 from poller.store.standing import enter_route
 from poller.tables import deliveries, records
-from tests.fakes import FakeSink, last
+from tests.fakes import Messages, last
 from tests.house import House
-
-
-class Messages(FakeSink):
-    """A receiver that drops nothing and cannot be asked."""
-
-    operation = Operation.SEND
-    guarded = False
-    settle_seconds = 0.0
-
-    def guard_key(self) -> str:
-        return ""
-
-    def commit(self, intent: Any) -> Receipt:
-        return Receipt(learnt="response")
 
 
 def page(key: str, version: str, order: str | None = None, **fields: str) -> Page:
@@ -45,13 +31,7 @@ def see(house: House, *pages: Page) -> None:
 @pytest.fixture
 def sending(store: Store) -> House:
     """Every version is a message of its own."""
-    house = House(store)
-    house.sink = Messages()
-    receiver = replace(house.route.receiver, operation=Operation.SEND, changes=Operation.SEND)
-    policy = replace(house.route.policy, guarded=False)
-    house.route = replace(house.route, sink=house.sink, receiver=receiver, policy=policy)
-    house.dispatcher = house.dispatch()
-    return house
+    return House.sending(store)
 
 
 @pytest.fixture

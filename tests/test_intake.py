@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +13,11 @@ from sqlalchemy.exc import OperationalError
 
 from poller.errors import TransientError
 from poller.intake import Intake
-from poller.model import Operation, Page, SourceRecord
+from poller.model import Page, SourceRecord
 from poller.store import Store
 from poller.tables import deliveries, records
 from tests.house import House
-from tests.test_changes import Messages, page, see, sent
+from tests.test_changes import page, see, sent
 
 
 def versions(store: Store, state: str) -> list[str]:
@@ -34,13 +33,7 @@ def intake(house: House) -> Intake:
 @pytest.fixture
 def sending(store: Store) -> House:
     """Every version is a message of its own, and the first poll skips what is there."""
-    house = House(store, baseline=True)
-    house.sink = Messages()
-    receiver = replace(house.route.receiver, operation=Operation.SEND, changes=Operation.SEND)
-    policy = replace(house.route.policy, guarded=False)
-    house.route = replace(house.route, sink=house.sink, receiver=receiver, policy=policy)
-    house.dispatcher = house.dispatch()
-    return house
+    return House.sending(store, baseline=True)
 
 
 def test_a_record_that_the_baseline_skipped_is_delivered_once_it_is_pushed(sending: House) -> None:

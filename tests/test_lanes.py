@@ -16,8 +16,8 @@ from poller.lanes import Lanes
 from poller.route import Route
 from poller.store import Store
 from poller.work import Done, Send
+from tests.fakes import Messages
 from tests.house import House
-from tests.test_changes import Messages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

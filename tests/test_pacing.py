@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from poller.errors import PermanentError, RefusedError, TransientError, UnknownOutcome
+from poller.lanes import Lanes
 from poller.model import Prepared
 from poller.store import Store
 from poller.tables import proofs, remotes
 from tests.fakes import last
 from tests.house import House
+from tests.scenarios.world import wait_for
 
 
 def lost() -> UnknownOutcome:
@@ -174,3 +177,46 @@ def test_a_record_that_breaks_the_preparation_of_its_batch_is_dead_alone(
     states = house.states()
     assert states.pop("7") == "dead"
     assert set(states.values()) == {"delivered"}
+
+
+# Gathering what has finished, while the connections have plenty to do.
+
+
+@pytest.fixture
+def gathering(store: Store, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A dispatcher all of whose connections have plenty to do, and that would gather for an hour."""
+    monkeypatch.setattr("poller.dispatcher.GATHER", 3600.0)
+    monkeypatch.setattr(Lanes, "plenty", True)
+    return House.sending(store)
+
+
+@pytest.mark.timeout(20)
+def test_what_came_during_a_turn_is_not_kept_waiting(gathering: House) -> None:
+    gathering.dispatcher.wake()
+    gathering.turn(1)
+    gathering.source.pages = [last("1")]
+    gathering.poll()
+    gathering.turn(2)
+
+    assert gathering.sink.posts, "its preparation had ended before the turn that handed it out"
+
+
+@pytest.mark.timeout(20)
+def test_sends_that_ended_are_gathered_until_there_is_something_better_to_do(gathering: House) -> None:
+    gathering.source.pages = [last(*map(str, range(5)))]
+    gathering.poll()
+    gathering.executor.keeping = True
+    gathering.turn(1)
+    gathering.executor.release()
+    gathering.turn(1)
+    turning = threading.Thread(target=gathering.turn, args=(1,), daemon=True)
+    gathering.executor.release()
+    turning.start()
+    wait_for(lambda: gathering.dispatcher._finished.qsize() == 4, "the first to be taken up")
+    turning.join(0.2)
+    assert turning.is_alive()
+    assert set(gathering.states().values()) == {"sending"}
+    gathering.dispatcher.wake()
+    turning.join(30)
+
+    assert set(gathering.states().values()) == {"delivered"}

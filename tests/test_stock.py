@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,10 @@ from poller.lifecycle import Claim
 from poller.model import Intent, Operation, Page, SourceRecord, State
 from poller.stock import Stock
 from poller.store import Store, due, reviving
+from poller.store.standing import enter_route
 from tests.fakes import HandClock
 from tests.house import House
-from tests.test_changes import Messages
+from tests.test_lost_commits import Failing
 
 FEW = 4
 
@@ -24,13 +26,7 @@ FEW = 4
 def house(store: Store, monkeypatch: pytest.MonkeyPatch) -> House:
     """A sink that is simply sent to again, over one connection, with few sends ahead of it."""
     monkeypatch.setattr(lanes, "AHEAD", FEW)
-    house = House(store, concurrency=1)
-    house.sink = Messages()
-    receiver = replace(house.route.receiver, operation=Operation.SEND, changes=Operation.SEND)
-    policy = replace(house.route.policy, guarded=False)
-    house.route = replace(house.route, sink=house.sink, receiver=receiver, policy=policy)
-    house.dispatcher = house.dispatch()
-    return house
+    return House.sending(store, concurrency=1)
 
 
 @pytest.fixture
@@ -120,6 +116,36 @@ def test_what_was_ready_before_this_process_goes_first(house: House) -> None:
 
     assert sorted(sent(house)[:2]) == keys(100, 101)
     assert len(sent(house)) == 14
+
+
+def test_what_was_kept_in_a_turn_that_the_database_forgot_is_read_again(
+    house: House, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.dispatcher.IDLE", 0.0)
+    failing = Failing(house.store)
+    see(house, keys(*range(12)))
+    house.turn(1)
+    # This turn settles what was prepared, and would keep it.
+    failing.plan = ["rolled back"]
+    house.turn(1)
+    assert set(house.states().values()) == {"pending"}
+    house.turn(12)
+
+    assert sorted(sent(house), key=int) == keys(*range(12))
+    assert set(house.states().values()) == {"delivered"}
+
+
+def test_what_was_prepared_under_another_name_of_its_route_is_sent_under_the_new_one(house: House) -> None:
+    see(house, keys(*range(12)))
+    prepare(house)
+    with house.store.write() as connection:
+        enter_route(connection, "service-desk", "helpdesk", now=house.clock.now())
+    house.route = replace(house.route, name="service-desk")
+    house.dispatcher.replace_routes({"service-desk": house.route})
+    let_go(house)
+
+    assert sorted(sent(house), key=int) == keys(*range(12))
+    assert Counter(intent.route for intent in house.sink.posts) == {"helpdesk": FEW, "service-desk": 12 - FEW}
 
 
 def test_more_than_the_largest_is_not_kept_and_nothing_is_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

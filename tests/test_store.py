@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from poller.clock import Clock
@@ -365,6 +365,24 @@ def test_an_intent_is_written_only_where_the_delivery_is_as_it_was_read(store: S
     assert {row.id for row in ask(store, select(deliveries.c.id).where(deliveries.c.state == "sending"))} == {
         each.id for each in others
     }
+
+
+def test_an_intent_is_written_only_for_the_next_of_its_record(store: Store, receiver: Receiver) -> None:
+    """An operator may have brought an earlier one back since this one was read."""
+    ready(store, receiver, 1)
+    with store.write() as connection:
+        columns = [column for column in deliveries.c if column.name not in {"id", "version"}]
+        copied = select(literal("later"), *columns)
+        connection.execute(insert(deliveries).from_select(["version", *(each.name for each in columns)], copied))
+        connection.execute(update(deliveries).where(deliveries.c.version != "later").values(state="skipped"))
+    with store.write() as connection:
+        (later,) = due.claims(connection, "helpdesk", receiver.route_id, State.READY, now=NOW, limit=2)
+        connection.execute(update(deliveries).where(deliveries.c.version != "later").values(state="pending"))
+        intended = replace(later, epoch=later.epoch + 1, intent=replace(later.intent, attempt=1, number=1))
+        lease = NOW + timedelta(seconds=60)
+        assert intents.commit(connection, "me", [intended], now=NOW, lease_until=lease) == []
+        connection.execute(update(deliveries).where(deliveries.c.version != "later").values(state="delivered"))
+        assert intents.commit(connection, "me", [intended], now=NOW, lease_until=lease) == [intended]
 
 
 def test_another_owner_with_the_same_epoch_changes_nothing(store: Store, receiver: Receiver) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import re
 import secrets
 import socket
-import ssl
 import threading
 from typing import Final
 
@@ -54,17 +53,23 @@ class Acquaintances:
         """Return whether these were good before."""
         return self._digest(credentials) in self._digests
 
-    def recognise(self, connected: socket.socket) -> bool:
-        """Return whether what has come on a connection, and is left there, bears credentials that were good before."""
-        if isinstance(connected, ssl.SSLSocket):
-            return False
-        try:
-            connected.settimeout(0)
-            head = connected.recv(_LOOK, socket.MSG_PEEK)
-        except OSError:
-            return False
+    def recognise(self, head: bytes) -> bool:
+        """Return whether the beginning of a request bears credentials that were good before."""
         found = _AUTHORIZATION.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
         return found is not None and self.knows(found[1].strip(b" \t"))
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, digest_size=16, key=self._key).digest()
+
+
+def beginning(connected: socket.socket) -> bytes | None:
+    """Return what has come on a connection, and leave it there; None: it has ended, and nothing will come."""
+    try:
+        connected.settimeout(0)
+        # Not the method of TLS, which knows no peeking: what is found is what is on the wire.
+        head = socket.socket.recv(connected, _LOOK, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+    except OSError:
+        return None
+    return head or None

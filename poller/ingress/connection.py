@@ -56,7 +56,7 @@ class Connection(HTTPConnection):  # type: ignore[misc]  # cheroot's types say n
         self.queued = False
         #: The number of the turn that it has.
         self._turn: int | None = None
-        #: A thread is at it.
+        #: A thread is at it, or will be.
         self.busy = False
         #: Another one has been given its place.
         self.leaves = False

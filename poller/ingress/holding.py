@@ -21,7 +21,7 @@ class Holding:
         release: Called with each at its time, or when all is over; raises nothing.
     """
 
-    def __init__(self, release: Callable[[Any], None]) -> None:
+    def __init__(self, release: Callable[[Any], object]) -> None:
         self._release = release
         self._held: deque[tuple[float, Any]] = deque()
         self._changed = threading.Condition()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from poller import metrics
@@ -24,4 +25,9 @@ def answer(name: str, house: House) -> Answer:
     if name == "metrics":
         body, kind = metrics.exposition()
         return Answer(status=200, body=body, type=kind)
+    return _described()
+
+
+@functools.cache
+def _described() -> Answer:
     return json_answer(200, description())

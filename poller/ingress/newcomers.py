@@ -76,8 +76,15 @@ class Newcomers:
         self._expiring.start()
 
     def stop(self) -> None:
-        """Pause no more, and let those who have a turn end it."""
-        self._stopped = True
+        """Serve all who wait, and whoever comes after them, at once."""
+        with self._lock:
+            self._stopped = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._free -= len(waiting)
+            given = [(each, self._give(each)) for each in waiting]
+        for each in given:
+            self._begin(*each)
         self._pausing.stop()
         self._expiring.stop()
 
@@ -129,7 +136,7 @@ class Newcomers:
 
     def _ask(self, asking: _Waiting) -> None:
         with self._lock:
-            if not self._free:
+            if not self._free and not self._stopped:
                 self._waiting.append(asking)
                 return
             self._free -= 1

@@ -24,7 +24,7 @@ from cheroot.connections import ConnectionManager
 from cheroot.server import HTTPServer
 from cheroot.wsgi import Gateway_10
 
-from poller.ingress.acquaintances import Acquaintances
+from poller.ingress.acquaintances import Acquaintances, beginning
 from poller.ingress.connection import Connection
 from poller.ingress.holding import Holding
 from poller.ingress.limits import Pace
@@ -177,7 +177,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.newcomers.stop()
         self.requests.stop(0)
         self.listener.remove()
-        # Those whose turn in a thread has not come, and does not come any more.
+        # Those who have said nothing yet.
         for conn in list(self._open):
             if not conn.busy:
                 conn.close()
@@ -194,19 +194,37 @@ class Server(HTTPServer):  # type: ignore[misc]
     def process_conn(self, conn: Connection) -> None:
         """Serve a connection that has something to say; a new one has first to say something."""
         if conn.known:
-            self.requests.put(conn)
+            self._serve(conn)
         elif not conn.fresh:
-            conn.recognised = self.acquaintances.recognise(conn.socket)
-            conn.queued = not conn.recognised
-            (self.newcomers if conn.queued else self.requests).put(conn)
+            self._look(conn)
         elif self._enter(conn):
             conn.fresh = False
             self._connections.put(conn)
 
+    def _look(self, conn: Connection) -> None:
+        """Find out who has something to say, where nobody knows."""
+        head = beginning(conn.socket)
+        if conn.leaves or (head is None and not conn.rfile.has_data()):
+            # It would take a turn, and the pause after it, to say nothing.
+            conn.close()
+            return
+        conn.recognised = self.acquaintances.recognise(head or b"")
+        conn.queued = not conn.recognised
+        if conn.queued:
+            self.newcomers.put(conn)
+        else:
+            self._serve(conn)
+
     def _begin_turn(self, conn: Connection, number: int) -> None:
         conn.queued = False
         conn.begin_turn(number)
-        self.requests.put(conn)
+        self._serve(conn)
+
+    def _serve(self, conn: Connection) -> None:
+        """Have a thread answer it, even if the server ends meanwhile."""
+        conn.busy = True
+        if not self.requests.put(conn):
+            conn.close()
 
     def _speak(self, conn: Connection) -> None:
         """Answer one request, or tell of a refusal that has waited, in a thread of the pool; raises nothing."""

@@ -48,19 +48,19 @@ class Threads:
     def start(self) -> None:
         """There is nothing to do before somebody comes."""
 
-    def put(self, work: Any) -> None:  # noqa: ANN401
-        """Have *work* served soon; not at all once it has been stopped."""
+    def put(self, work: Any) -> bool:  # noqa: ANN401
+        """Have *work* served soon; return False once it has been stopped: then it is not served at all."""
         with self._lock:
             if self._stopped:
-                return
+                return False
             if self._idle:
                 thread = self._idle.pop()
                 thread.work = work
                 thread.gate.release()
-                return
+                return True
             if self.count >= self._most:
                 self._waiting.append(work)
-                return
+                return True
             self.count += 1
         try:
             threading.Thread(target=self._run, args=(_Thread(work),), name="ingress", daemon=True).start()
@@ -68,12 +68,12 @@ class Threads:
             with self._lock:
                 self.count -= 1
                 self._waiting.append(work)
+        return True
 
     def stop(self, _timeout: float) -> None:
-        """Let those who have nothing to do go, and the others once they are done."""
+        """Let those who have nothing to do go, and the others once all is done that was put."""
         with self._lock:
             self._stopped = True
-            self._waiting.clear()
             idle, self._idle = self._idle, []
         for each in idle:
             each.gate.release()

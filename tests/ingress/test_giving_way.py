@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from poller.ingress import server as module
+from poller.ingress.app import App
 from poller.ingress.connection import Connection
+from poller.ingress.house import House
 from poller.ingress.incoming import Outgoing
 from poller.ingress.newcomers import Newcomers
 from poller.ingress.server import Server
 from poller.ingress.settings import ServerSettings
+from poller.ingress.tokens import Proofs
+from tests.ingress.wire import Line
 from tests.scenarios.world import wait_for
 
 PLACES = 4
@@ -88,6 +94,60 @@ def test_nobody_keeps_a_turn_while_something_is_written_to_it(
     assert given[0] is not None
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/openapi.json"])
+def test_who_asks_what_is_open_to_all_is_looked_at_one_at_a_time(path: str) -> None:
+    ended: list[bool] = []
+
+    class Asking(Line):
+        def end_turn(self, *, vain: bool = False) -> None:
+            ended.append(vain)
+
+    settings = ServerSettings.model_validate({"clients": {}})
+    proofs = cast("Proofs", SimpleNamespace(verifier=None, basic=None, certificates=None, endpoint=None))
+    asked = {"REQUEST_URI": path, "REQUEST_METHOD": "GET", "HTTP_HOST": "localhost", "poller.connection": Asking()}
+    App(settings, cast("House", SimpleNamespace()), proofs)(asked, lambda status, _: ended.append(status == "200 OK"))
+
+    assert ended == [True, True], "its turn ends once and with the pause, and then it is answered"
+
+
+def gone(client: socket.socket) -> None:
+    client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize("end", [gone, reset])
+def test_a_connection_that_has_ended_takes_no_turn(end: Callable[[socket.socket], None]) -> None:
+    with serving() as server:
+        assert server.newcomers.take(0) is not None
+        client = connect(server)
+        wait_for(lambda: server.open_connections == 1, "it to be accepted")
+        end(client)
+        wait_for(lambda: server.open_connections == 0, "it to be let go of")
+
+
+def test_what_came_before_the_end_of_a_connection_is_answered() -> None:
+    with serving() as server, connect(server) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" * 3)
+        client.shutdown(socket.SHUT_WR)
+        came = b""
+        while more := client.recv(65536):
+            came += more
+        assert came.count(b"HTTP/1.1 200 ") == 3
+
+
+def test_who_waits_for_its_turn_is_answered_by_a_server_that_ends() -> None:
+    with serving() as server, connect(server) as client:
+        assert server.newcomers.take(0) is not None
+        client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        wait_for(lambda: any(one.queued for one in list(server._open)), "it to wait")
+        server.end()
+        assert client.recv(13) == b"HTTP/1.1 200 "
+
+
 class Places:
     """A server with all places taken, by connections that wait for the one turn."""
 
@@ -119,6 +179,15 @@ def test_of_those_that_wait_to_be_looked_at_the_last_gives_way(places: Places) -
         assert places.turn is not None
         server.newcomers.end(places.turn)
         assert another.recv(13) == b"HTTP/1.1 200 ", "nobody waits for those before it, who say no more"
+
+
+def test_who_said_nothing_and_gives_way_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GIVES_WAY", -1.0)
+    with serving() as server, ExitStack() as clients:
+        assert server.newcomers.take(0) is not None
+        silent = [clients.enter_context(connect(server)) for _ in range(PLACES + 1)]
+        assert ended(silent[0])
+        wait_for(lambda: server.open_connections == PLACES, "its place to be counted once")
 
 
 def connection(server: Server, since: float, **state: Any) -> Connection:
