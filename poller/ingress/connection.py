@@ -26,7 +26,8 @@ log = get_logger()
 
 #: Seconds for an answer to be taken, and for a TLS handshake.
 WRITE: Final = 10.0
-#: Seconds that a connection of which nothing is known waits for its turn; after that it goes on without one.
+#: Seconds that a connection of which nothing is known waits for its turn in a thread, which it has after a handshake and for
+#: what follows its first request; after that it goes on without one.
 _PATIENCE: Final = 0.25
 #: What is still read of a body that nobody wants, so that the refusal is seen before the connection ends.
 _DRAIN_BYTES, _DRAIN_SECONDS = 16_000_000, 2.0

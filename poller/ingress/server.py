@@ -1,10 +1,11 @@
 """
 The server below the application: cheroot, bounded in time, size and number.
 
-Connections that say nothing wait in cheroot's selector and cost no thread, and so do those that wait for a refusal; one that has
-begun to speak gets a thread, and a time for its head and its body. Where all places are taken, the oldest connection on which
-nobody proven is being answered gives way, those that are refused or never proved anything first: neither slow clients nor
-idle ones can keep others out. TLS shakes hands in a thread, and not where cheroot accepts.
+Connections that say nothing wait in cheroot's selector and cost no thread, and so do those that wait for a refusal, or for
+their turn where nothing is known of them; the others get a thread once they speak, and a time for their head and their body.
+Where all places are taken, the oldest connection on which nobody proven is being answered gives way, those that are refused or
+never proved anything first: neither slow clients nor idle ones can keep others out. TLS shakes hands in a thread, and not where
+cheroot accepts.
 
 Source: cheroot 11.1 (``server``, ``connections``), read; dependencies.md section 9.
 """
