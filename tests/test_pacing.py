@@ -190,7 +190,7 @@ def gathering(store: Store, monkeypatch: pytest.MonkeyPatch) -> House:
     return House.sending(store)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_what_came_during_a_turn_is_not_kept_waiting(gathering: House) -> None:
     gathering.dispatcher.wake()
     gathering.turn(1)
@@ -201,7 +201,7 @@ def test_what_came_during_a_turn_is_not_kept_waiting(gathering: House) -> None:
     assert gathering.sink.posts, "its preparation had ended before the turn that handed it out"
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_sends_that_ended_are_gathered_until_there_is_something_better_to_do(gathering: House) -> None:
     gathering.source.pages = [last(*map(str, range(5)))]
     gathering.poll()
