@@ -21,6 +21,10 @@ class Turn:
     Args:
         working: What is under way.
 
+        now: By the wall clock; *monotonic* is the same moment in seconds of the other one.
+
+        lease_until: When what is claimed in this turn may be taken over.
+
         most: How much of a route may be claimed at a time.
     """
 

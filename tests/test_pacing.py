@@ -213,8 +213,6 @@ def test_sends_that_ended_are_gathered_until_there_is_something_better_to_do(gat
     gathering.executor.release()
     turning.start()
     wait_for(lambda: gathering.dispatcher._finished.qsize() == 4, "the first to be taken up")
-    turning.join(0.2)
-    assert turning.is_alive()
     assert set(gathering.states().values()) == {"sending"}
     gathering.dispatcher.wake()
     turning.join(30)

@@ -118,8 +118,8 @@ def test_what_was_ready_before_this_process_goes_first(house: House) -> None:
     assert len(sent(house)) == 14
 
 
-def test_what_was_kept_in_a_turn_that_the_database_forgot_is_read_again(
-    house: House, read: list[int], monkeypatch: pytest.MonkeyPatch
+def test_a_turn_that_the_database_forgot_loses_nothing_and_sends_nothing_twice(
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("poller.dispatcher.IDLE", 0.0)
     failing = Failing(house.store)

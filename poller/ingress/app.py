@@ -144,12 +144,10 @@ class App:
         if endpoint.act is not None and not (endpoint.name == "metrics" and request.from_here and settings.local):
             return self._known(request, endpoint, values, told)
         # Whoever asks these is never known.
+        if endpoint.name not in monitoring.PROMPT:
+            request.connection.end_turn()
         if endpoint.name == "token":
-            request.connection.end_turn()
             return self._token(request, told)
-        if endpoint.name == "readyz":
-            # The database may have us wait.
-            request.connection.end_turn()
         return monitoring.answer(endpoint.name, self._house)
 
     def _known(self, request: Request, endpoint: Endpoint, values: Mapping[str, str], told: _Told) -> Answer:

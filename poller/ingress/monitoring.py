@@ -13,6 +13,9 @@ from poller.ingress.openapi import description
 #: Asked for again and again: told at debug.
 QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 
+#: Answered without waiting for anybody; the others look into the database.
+PROMPT: Final = frozenset({"healthz", "openapi"})
+
 
 def answer(name: str, house: House) -> Answer:
     """Return what the end point of that name says."""

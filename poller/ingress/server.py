@@ -178,7 +178,7 @@ class Server(HTTPServer):  # type: ignore[misc]
         self.newcomers.stop()
         self.requests.stop(0)
         self.listener.remove()
-        # Those who have said nothing yet.
+        # Those who have said nothing yet, or whose refusal is not told yet.
         for conn in list(self._open):
             if not conn.busy:
                 conn.close()

@@ -28,9 +28,8 @@ HEAD = b"POST / HTTP/1.1\r\nHost: here\r\n"
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer anything, as the application does: the turn has ended by then."""
+    """Answer anything."""
     environ["wsgi.input"].read(1)
-    environ["poller.connection"].end_turn()
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 
@@ -68,9 +67,8 @@ def ended(client: socket.socket) -> bool:
         (b"no request\r\n\r\n", b"HTTP/1.1 400 "),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\n", b"HTTP/1.1 400 "),
         (HEAD + b"X: " + b"x" * 20_000 + b"\r\n\r\n", b"HTTP/1.1 431 "),
-        (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"HTTP/1.1 200 "),
     ],
-    ids=["continue", "no request", "twice", "too large", "an answer"],
+    ids=["continue", "no request", "twice", "too large"],
 )
 def test_nobody_keeps_a_turn_while_something_is_written_to_it(
     sent: bytes, first: bytes, monkeypatch: pytest.MonkeyPatch
@@ -94,20 +92,43 @@ def test_nobody_keeps_a_turn_while_something_is_written_to_it(
     assert given[0] is not None
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/openapi.json"])
-def test_who_asks_what_is_open_to_all_is_looked_at_one_at_a_time(path: str) -> None:
-    ended: list[bool] = []
+@pytest.mark.parametrize(
+    ("path", "happened"),
+    [
+        ("/healthz", ["turn ended, pause", "answered"]),
+        ("/openapi.json", ["turn ended, pause", "answered"]),
+        ("/readyz", ["turn ended", "database", "turn ended, pause", "answered"]),
+        ("/metrics", ["turn ended", "database", "turn ended, pause", "answered"]),
+    ],
+)
+def test_a_turn_is_kept_for_what_is_open_to_all_but_not_for_the_database(
+    path: str, happened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that has ended already does not end once more."""
+    came: list[str] = []
 
     class Asking(Line):
         def end_turn(self, *, vain: bool = False) -> None:
-            ended.append(vain)
+            came.append("turn ended, pause" if vain else "turn ended")
+
+    def looked() -> list[str]:
+        came.append("database")
+        return []
+
+    def exposed() -> tuple[bytes, str]:
+        looked()
+        return b"", "text/plain"
 
     settings = ServerSettings.model_validate({"clients": {}})
     proofs = cast("Proofs", SimpleNamespace(verifier=None, basic=None, certificates=None, endpoint=None))
-    asked = {"REQUEST_URI": path, "REQUEST_METHOD": "GET", "HTTP_HOST": "localhost", "poller.connection": Asking()}
-    App(settings, cast("House", SimpleNamespace()), proofs)(asked, lambda status, _: ended.append(status == "200 OK"))
+    monkeypatch.setattr("poller.metrics.exposition", exposed)
+    asked = {
+        "REQUEST_URI": path, "REQUEST_METHOD": "GET", "HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1",
+        "poller.connection": Asking(),
+    }  # fmt: skip
+    App(settings, cast("House", SimpleNamespace(stuck=looked)), proofs)(asked, lambda *_: came.append("answered"))
 
-    assert ended == [True, True], "its turn ends once and with the pause, and then it is answered"
+    assert came == happened
 
 
 def gone(client: socket.socket) -> None:
