@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import func, insert, literal, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from poller.clock import Clock
 from poller.dispatcher import Dispatcher
@@ -123,6 +123,17 @@ def test_overlapping_pages_in_other_orders_do_not_block_each_other(store: Store,
     at_once(4, take_patiently)
 
     assert count(store, records) == 300
+
+
+def test_a_record_whose_correlation_id_another_has_is_not_lost_without_a_word(store: Store, receiver: Receiver) -> None:
+    take(store, receiver, last("1"))
+    with store.write() as connection:
+        connection.execute(update(records).values(correlation_id=correlation_id("test", receiver.identity, "2")))
+
+    with pytest.raises(IntegrityError, match="correlation_id"):
+        take(store, receiver, last("1", "2", checkpoint="further"))
+
+    assert count(store, records) == 1
 
 
 def test_the_same_key_in_two_routes_is_two_records(store: Store) -> None:

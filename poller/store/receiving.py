@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, and_, bindparam, exists, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from poller.identity import correlation_id, malformed_key
 from poller.model import Malformed, Operation, Page, SourceRecord, State
@@ -158,7 +159,8 @@ def _dead(malformed: Malformed) -> _Arrival:
 
 def _insert(connection: Connection, receiver: Receiver, arrivals: Sequence[_Arrival], now: datetime) -> dict[str, int]:
     """Insert the records not yet known, with their payloads and deliveries; return their ids by key."""
-    statement = upsert(connection, records).on_conflict_do_nothing(index_elements=["route_id", "key"])
+    # Without naming an index: PostgreSQL would look into that one first, and two that come at once would meet in the other.
+    statement = upsert(connection, records).on_conflict_do_nothing()
     rows = [
         {
             "route_id": receiver.route_id,
@@ -220,6 +222,9 @@ def _note_changes(
         .where(r.route_id == receiver.route_id, r.key.in_(by_key))
     )
     rows = connection.execute(query).all()
+    if absent := by_key.keys() - {row.key for row in rows}:
+        # Neither new nor known: nothing is to be lost without a word.
+        raise IntegrityError("INSERT INTO records", sorted(absent), ValueError("others have their correlation_id"))
     changed = [(row, by_key[row.key]) for row in rows if _replaces(by_key[row.key], row.seen_version, row.seen_order)]
     if changed:
         connection.execute(
